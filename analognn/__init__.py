@@ -1,0 +1,34 @@
+"Neural networks from PyTorch to analog hardware and back. Names are resolved when they are first used, so importing this is cheap."
+__version__ = "0.1.0"
+
+from importlib import import_module as _import
+from pathlib import Path as _Path
+
+_names = {module: names.split() for module, names in dict(
+    core = 'environment pmap stream',
+    data = 'load_dataset',
+    stats = 'mean_interval paired_test',
+    nonideal = 'Converter Drift Hardware',
+    nn = 'MLP AnalogLinear as_designed chip draw seed_ with_hardware',
+    optim = 'fit',
+    circuit = 'Circuit Solution',
+    mapping = 'fit_to_rails linear_circuit network_circuit',
+    nodal = 'solve',
+    spice = 'read_raw simulate',
+    calibrate = 'Affine Learned Polynomial',
+    validate = 'ladder metrics',
+    report = 'make_report',
+    pipeline = 'PipelineConfig run_pipeline',
+).items()}
+_home = {name: module for module, names in _names.items() for name in names}
+_modules = {p.stem for p in _Path(__file__).parent.glob('[!_]*.py')}
+__all__ = list(_home)
+
+def __dir__(): return sorted({'__version__', *_home, *_modules})
+
+def __getattr__(name):
+    if name in _home: value = getattr(_import(f'{__name__}.{_home[name]}'), name)
+    elif name in _modules: value = _import(f'{__name__}.{name}')
+    else: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    globals()[name] = value     # found at once next time
+    return value

@@ -1,0 +1,49 @@
+"Nodal analysis: Kirchhoff's laws at the solution, batches as loops, closed forms"
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+
+from analognn.circuit import Circuit, one_chip, one_point
+from analognn.core import CircuitError, stream
+from analognn.mapping import closed_form, network_circuit, output_voltages
+from analognn.nn import MLP, draw
+from analognn.nodal import solve
+from analognn.nonideal import Drift, Hardware
+
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 6), min_size=2, max_size=4), st.sampled_from([1e3, 1e5, 1e8, float('inf')]), st.sampled_from(['hard', 'knee']))
+@settings(max_examples=40, deadline=None)
+def test_any_network_is_its_closed_form(seed, sizes, gain, saturation):
+    hw = Hardware(mismatch=.05, offset=.01, write_noise=.02, drift=Drift(1e4), gain=gain, v_max=1.5, saturation=saturation)
+    model = draw(MLP(sizes, hardware=hw, generator=stream(seed, 'init')).double(), generator=stream(seed, 'chip'))
+    for p in model.parameters(): p.data *= 2
+    x = 2*torch.randn(7, sizes[0], generator=stream(seed, 'x'), dtype=torch.float64)
+    y = output_voltages(solve(network_circuit(model, x)))
+    assert (y-closed_form(model, x)).abs().max()<1e-9
+    assert (closed_form(model, x)-model(x).detach()).abs().max()<1e-11
+
+def ladder_circuit(r, v, seed=0):
+    "Resistors, a diode and an op-amp, with values per chip and sources per point"
+    return (Circuit('batch').V('s', 'a', '0', v).R('1', 'a', 'b', r).R('2', 'b', '0', 2e3).D('1', 'b', '0').R('3', 'b', 'm', 1e3)
+            .R('4', 'm', 'o', r).opamp('1', 'o', '0', 'm', 1e4).rail('1', 'y', 'o', .3).I('1', '0', 'b', 1e-4))
+
+def test_a_batch_is_a_loop():
+    ckt = ladder_circuit(torch.tensor([[1e3], [2e3], [5e3]]), torch.linspace(-2, 2, 5))
+    sol = solve(ckt)
+    assert sol.v.shape==(3, 5, len(ckt.nodes))
+    for k in range(3):
+        for p in range(5): torch.testing.assert_close(sol.v[k, p], solve(one_point(one_chip(ckt, k), p)).v[0], rtol=1e-9, atol=1e-12)
+
+def test_swept_resistors_are_solved_point_by_point():
+    r = torch.tensor([1e3, 2e3, 5e3])
+    sol = solve(ladder_circuit(r, torch.tensor([1., 1., -1.])))
+    for p in range(3): torch.testing.assert_close(sol.v[p], solve(ladder_circuit(r[p].item(), [1., 1., -1.][p])).v[0], rtol=1e-9, atol=1e-12)
+
+def test_gradients_through_chips_and_points():
+    r, v = torch.tensor([[1e3], [2e3]], dtype=torch.float64, requires_grad=True), torch.tensor([-1., .1, 2.], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r, v: solve(ladder_circuit(r, v)).v, (r, v))
+
+def test_superposition():
+    ckt = lambda v, i: solve(Circuit('c').V('1', 'a', '0', v).R('1', 'a', 'b', 1e3).R('2', 'b', '0', 5e2).I('1', '0', 'b', i)).v
+    torch.testing.assert_close(ckt(1., 1e-3), ckt(1., 0.)+ckt(0., 1e-3))
+
+def test_singular_circuits_are_named():
+    with pytest.raises(CircuitError, match='o'): solve(Circuit('c').V('1', 'a', '0', 1.).opamp('x', 'o', 'a', '0').R('1', 'o', '0', 1e3))
