@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['AnalogError', 'ConfigError', 'ShapeError', 'CircuitError', 'NetlistError', 'ConvergenceError', 'EngineError',
            'EngineMissing', 'EngineTimeout', 'pick', 'stream_seed', 'stream', 'write_atomic', 'plain', 'write_json',
-           'read_json', 'read_yaml', 'Config', 'RunFolder', 'open_run', 'pmap', 'square', 'environment']
+           'read_json', 'read_yaml', 'Config', 'RunFolder', 'open_run', 'pmap', 'square', 'one_thread', 'environment']
 
 # %% ../nbs/00_core.ipynb #1d288a38
 import difflib, hashlib, io, json, math, os, platform, re, shutil, subprocess, tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -273,6 +274,15 @@ def square(x:float # A number
           )->float: # Its square
     "The function that every parallel map is tried with"
     return x*x
+
+# %% ../nbs/00_core.ipynb #82ae9f5e
+@contextmanager
+def one_thread():
+    "A context in which PyTorch computes in one thread"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(n)
 
 # %% ../nbs/00_core.ipynb #8b95bb22
 def _version(name):

@@ -127,10 +127,10 @@ def _read_images(files):
     return np.concatenate([a, b]), np.concatenate([la, lb]).astype(int)
 
 # %% ../nbs/01_data.ipynb #3f802331
-def _fetch_images(name, root):
-    "Get a dataset of images from openml, and write it to `root` as IDX files"
+def _fetch_images(name, openml, root):
+    "Get a dataset of images from openml, where it is called `openml`, and write it to `root` as IDX files"
     from sklearn.datasets import fetch_openml
-    try: x, y = fetch_openml(name, version=1, as_frame=False, return_X_y=True, cache=False)
+    try: x, y = fetch_openml(openml, version=1, as_frame=False, return_X_y=True, cache=False)
     except (OSError, ValueError) as e:
         raise AnalogError(f"{name} is not at hand: {root} lacks {', '.join(_find_idx(root)[1])} (each plain or .gz), and openml "
                           f"could not be asked ({e}). Put the four IDX files there, or name their folder by root=") from e
@@ -142,7 +142,7 @@ def _images(name, openml, classes, seed, root):
     "A dataset of IDX files in `root`, which are fetched if they are not there"
     from fastcore.xdg import xdg_cache_home
     root = Path(root or xdg_cache_home()/'analognn'/name)
-    if _find_idx(root)[1]: _fetch_images(openml, root)
+    if _find_idx(root)[1]: _fetch_images(name, openml, root)
     x, y = _read_images(_find_idx(root)[0])
     if y.min()<0 or y.max()>=len(classes): raise ConfigError(f"{root} holds labels {y.min()} to {y.max()}; {name} has {len(classes)} classes")
     return Table(x, y, (), classes)

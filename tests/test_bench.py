@@ -1,0 +1,161 @@
+import os, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra.numpy import arrays
+
+from analognn import bench as module
+from analognn.bench import Race, bench, bench_folder, bench_names, bench_table, format_seconds, load_bench, race, run_bench
+from analognn.core import AnalogError, ConfigError, read_json
+
+few = settings(max_examples=12, deadline=None)
+seconds = arrays(float, (9, 3), elements=st.floats(1e-6, 1e3))
+
+def made(times): return Race(('a', 'b', 'c'), times, times[0], 'a', 1)
+
+@pytest.fixture
+def registered():
+    "Register benches for one test"
+    before = dict(module._benches)
+    yield bench
+    module._benches.clear(); module._benches.update(before)
+
+# Statistics of a race
+
+@few
+@given(seconds)
+def test_rows_are_medians_quartiles_and_ratios(times):
+    r = made(times)
+    for i,row in enumerate(r.rows()):
+        assert row['q1']<=row['median']<=row['q3'] and row['median']==np.median(times[:,i])==r.medians()['abc'[i]]
+        assert np.isclose(row['ratio'], np.median(times[:,i])/np.median(times[:,0])) and row['ratio_low']<=row['ratio_high']
+    assert r.rows()[0]['ratio_low']==r.rows()[0]['ratio_high']==1
+
+@few
+@given(seconds, st.floats(.01, 100))
+def test_a_slower_machine_changes_no_ratio(times, factor):
+    for n in 'bc': assert np.allclose(made(times).ratio(n)[2:4], made(times*factor).ratio(n)[2:4])
+
+def test_ratio_covers_the_truth():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(60):
+        i = made(rng.gamma(4., size=(25, 3))*[1, 2, 1]).ratio('b')
+        held += i.low<=2<=i.high
+    assert held>=50
+
+def test_table_has_a_line_for_each():
+    lines = str(made(np.ones((3, 3)))).splitlines()
+    assert len(lines)==5 and len({l.count('|') for l in lines})==1 and lines[2].startswith('| a | 1 s |')
+
+@pytest.mark.parametrize('t, text', [(12.34, '12.3 s'), (1., '1 s'), (.9994, '999 ms'), (1e-3, '1 ms'), (2.5e-6, '2.5 µs'), (3e-8, '30 ns'), (0., '0 ns')])
+def test_times_are_readable(t, text): assert format_seconds(t)==text
+
+# Racing
+
+def test_every_contender_runs_in_every_round_in_seeded_order():
+    def order(seed):
+        calls = []
+        race({n: (lambda n: lambda: calls.append(n))(n) for n in 'abcd'}, rounds=6, warmup=1, min_time=0., seed=seed)
+        return ''.join(calls)
+    calls = order(0)
+    assert calls[:8]=='abcdaabbccdd'[:4]+'abcd' and all(set(calls[i:i+4])==set('abcd') for i in range(8, 32, 4)) and len(calls)==32
+    assert calls==order(0)!=order(1) and len({calls[i:i+4] for i in range(8, 32, 4)})>1
+
+def test_first_call_is_apart():
+    state = []
+    def compiled():
+        if not state: time.sleep(.05); state.append(1)
+    r = race({'compiled': compiled}, rounds=5)
+    assert r.first[0]>=.05 and r.times.max()<.02
+
+def test_short_calls_are_repeated():
+    n = [0]
+    def f(): n[0] += 1
+    r = race({'f': f}, rounds=3, min_time=.01)
+    assert n[0]>1000 and r.times.max()<1e-3
+
+def test_setup_gives_fresh_arguments_outside_the_clock():
+    seen = []
+    def make(): time.sleep(.004); return [len(seen)], 7
+    r = race({'pop': lambda l, k: seen.append((l.pop(), k))}, rounds=4, warmup=2, setup=make)
+    assert len(seen)==7 and {k for _,k in seen}=={7} and np.median(r.times)<.003
+
+def test_threads_are_limited_and_given_back():
+    before, seen = torch.get_num_threads(), []
+    for n in (1, 2): race({'f': lambda: seen.append(torch.get_num_threads())}, rounds=1, warmup=0, min_time=0., threads=n)
+    assert set(seen[:2])=={1} and set(seen[2:])=={2} and torch.get_num_threads()==before
+    with pytest.raises(ZeroDivisionError): race({'f': lambda: 1/0}, threads=2)
+    assert torch.get_num_threads()==before
+
+def test_numba_is_limited_and_given_back():
+    import numba
+    before, seen = numba.get_num_threads(), []
+    race({'f': lambda: seen.append(numba.get_num_threads())}, rounds=1)
+    assert set(seen)=={1} and numba.get_num_threads()==before
+
+@pytest.mark.parametrize('check', [torch.equal, lambda a, b: np.bool_(bool((a==b).all())), lambda a, b: torch.testing.assert_close(a, b)])
+def test_disagreement_is_an_error(check):
+    x = torch.ones(3)
+    race({'a': lambda: x, 'b': lambda: x*1}, rounds=1, check=check)
+    with pytest.raises(AnalogError, match="'b' and 'a' disagree"): race({'a': lambda: x, 'b': lambda: x*2}, rounds=1, check=check)
+
+@pytest.mark.parametrize('bad', [dict(contenders={}), dict(rounds=0), dict(warmup=-1), dict(baseline='g'), dict(threads=0), dict(setup=lambda: [1])])
+def test_bad_arguments_are_refused(bad):
+    with pytest.raises(ConfigError): race(**{'contenders': {'f': lambda *a: None}, **bad})
+
+# Names and files
+
+def test_names_are_found_without_importing_everything():
+    code = "import sys; from analognn.bench import bench_names; print('imports' in bench_names(), 'analognn.plot' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()==['True', 'False']
+
+def test_results_come_back_from_their_file(tmp_path, registered):
+    @registered('made')
+    def f(mode): return dict(fast=made(np.ones((5, 3))), sizes=dict(small=dict(error=np.float32(.5)), large=3), mode=mode)
+    files = [run_bench('made', m, out=tmp_path) for m in ('quick', 'default')]
+    assert [f.name for f in files]==['made-quick.json', 'made.json'] and sorted(p.name for p in tmp_path.iterdir())==['made-quick.json', 'made.json']
+    stored = load_bench('made', folder=tmp_path)
+    assert stored==read_json(files[1]) and stored['mode']==stored['result']['mode']=='default'
+    assert stored['environment']['versions']['torch']==torch.__version__ and stored['result']['fast']['race'][2]['name']=='c'
+    table = bench_table('made', folder=tmp_path)
+    assert all(t in table for t in ('**fast**', '| error | 0.5 |', '**sizes, small**', '| large | 3 |', 'Bench `made` (default)')) and table._repr_markdown_()==table
+
+def test_a_bench_may_be_a_race(tmp_path, registered):
+    registered('made')(lambda mode: made(np.ones((5, 3))))
+    run_bench('made', 'full', out=tmp_path)
+    assert '| b | 1 s |' in bench_table('made', 'full', tmp_path)
+
+def test_a_bench_that_fails_keeps_the_old_result(tmp_path, registered):
+    @registered('made')
+    def f(mode): return dict(x=1) if mode=='default' and not list(tmp_path.iterdir()) else 1/0
+    old = run_bench('made', out=tmp_path).read_bytes()
+    with pytest.raises(ZeroDivisionError): run_bench('made', out=tmp_path)
+    assert (tmp_path/'made.json').read_bytes()==old
+
+def test_folder_is_that_of_the_checkout_or_here(tmp_path, monkeypatch):
+    (tmp_path/'nbs'/'deep').mkdir(parents=True); (tmp_path/'other').mkdir()
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = analognn\ndescription = 100% literate\n')
+    (tmp_path/'other'/'settings.ini').write_text('no section here')
+    for start in ('.', 'nbs/deep', 'other'):
+        monkeypatch.chdir(tmp_path/start)
+        assert bench_folder()==tmp_path/'nbs'/'bench'
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = another\n')
+    assert bench_folder()==Path('bench')
+
+def test_unknown_names_are_refused(tmp_path, registered):
+    for call in (lambda: run_bench('import', out=tmp_path), lambda: run_bench('imports', 'fast', out=tmp_path)):
+        with pytest.raises(ConfigError, match='known'): call()
+    with pytest.raises(ConfigError, match="did you mean 'imports'"): run_bench('import', out=tmp_path)
+    with pytest.raises(AnalogError, match='analognn bench imports'): load_bench('imports', folder=tmp_path)
+    def one(mode): return {}
+    def two(mode): return {}
+    registered('made')(one); registered('made')(one)
+    with pytest.raises(ConfigError, match='one already'): registered('made')(two)
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU: waiting for it was not tested')
+def test_the_clock_waits_for_the_gpu():
+    x = torch.randn(4096, 4096, device='cuda')
+    r = race({'one': lambda: x@x, 'ten': lambda: [x@x for _ in range(10)]}, rounds=9)
+    assert 7<r.ratio('ten').mean<13
