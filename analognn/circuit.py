@@ -198,9 +198,10 @@ def pick_values(ckt:Circuit, # A circuit with chips or points
                 f # Called with every tensor; returns the values to keep
                )->Circuit:
     "A copy of the circuit with `f` of every swept value"
-    new = Circuit(ckt.title)
-    for c in ckt: new.add(replace(c, **{k: f(v) for k,v in c.values().items() if isinstance(v, torch.Tensor)}))
-    return new
+    def picked(c):
+        tensors = {k: f(v) for k,v in c.values().items() if isinstance(v, torch.Tensor)}
+        return replace(c, **tensors) if tensors else c
+    return Circuit(ckt.title).add(*map(picked, ckt))
 
 def one_chip(ckt:Circuit, # A circuit with chips
              chip:int # Which one
@@ -245,19 +246,20 @@ def check_circuit(ckt:Circuit # Any circuit
 _options = '.options reltol=1e-11 abstol=1e-16 vntol=1e-14 gmin=1e-15'
 _nullor_ohm = '-1e+18'
 
-def _num(v): return format(float(v), '.17g')
+def _num(v): return format(v.item() if isinstance(v, torch.Tensor) else v, '.17g')
+
+def _is_swept(v): return isinstance(v, torch.Tensor) and v.numel()>1
 
 def _table(v, call):
     "A swept value as a table over the index, four pairs a line"
-    v = v if len(v)>1 else v.repeat(2)                   # ngspice wants two pairs
-    pairs = [f'{i},{_num(x)}' for i,x in enumerate(v)]
+    pairs = [f'{i},{_num(x)}' for i,x in enumerate(v.tolist())]
     return f'{call}(v(index_sweep),' + ',\n+ '.join(','.join(pairs[i:i+4]) for i in range(0, len(pairs), 4)) + ')'
 
 # %% ../nbs/30_circuit.ipynb #27a5af8c
 def _source_card(c, call):
     "A source: a number, or a table over the index"
     (v,) = c.values().values()
-    if not (isinstance(v, torch.Tensor) and v.ndim): return f'{c.label} {c.a} {c.b} {_num(v)}'
+    if not _is_swept(v): return f'{c.label} {c.a} {c.b} {_num(v)}'
     return f'B{c.label} {c.a} {c.b} {c.letter}={_table(v, call)}'
 
 def _opamp_card(c):
@@ -267,7 +269,7 @@ def _opamp_card(c):
 def _card(c, call):
     "The lines of one component"
     if isinstance(c, (VoltageSource, CurrentSource)): return _source_card(c, call)
-    swept = [k for k,v in c.values().items() if isinstance(v, torch.Tensor) and v.ndim]
+    swept = [k for k,v in c.values().items() if _is_swept(v)]
     if swept: raise NetlistError(f"{swept[0]} of {c.label} is swept; a netlist can only sweep sources: print `one_point` of the circuit")
     if isinstance(c, OpAmp): return _opamp_card(c)
     if isinstance(c, Diode): return f'{c.label} {c.a} {c.b} model_{c.name}\n.model model_{c.name} D(IS={_num(c.i_s)} N={_num(c.n)})'
@@ -277,13 +279,16 @@ def _card(c, call):
 
 # %% ../nbs/30_circuit.ipynb #2a968f32
 _tables = dict(ngspice='pwl', ltspice='table')
+_spice_words = set('index_sweep temper time frequency value table ac limit gauss agauss aunif unif speedcheck'.split())   # as node names: crashes, or misnamed results
 
 def netlist(self:Circuit, dialect:str='ngspice' # 'ngspice' or 'ltspice'
            )->str: # Ready to run: `ngspice -b FILE -r FILE.raw`
     "The circuit as text, of one chip, with its analysis: an operating point, or one sweep over all points"
     call, (chips, points) = pick(_tables, dialect, 'dialect'), self.shape
     if chips>1: raise NetlistError(f"circuit {self.title!r} has {chips} chips; print `one_chip` of it")
-    swept = any(isinstance(v, torch.Tensor) and v.ndim for c in self for v in c.values().values())
+    words = _spice_words & {n.lower() for n in self.nodes}
+    if words: raise NetlistError(f"node {min(words)!r} is a word that ngspice keeps for itself; `simulate` may solve this circuit, but printed it would be misread")
+    swept = any(_is_swept(v) for c in self for v in c.values().values())
     analysis = ['Vindex_sweep index_sweep 0 0', _options, f'.dc Vindex_sweep 0 {points-1} 1'] if swept else [_options, '.op']
     flat = one_chip(self, 0)
     return '\n'.join([f'* {self.title}', *(_card(c, call) for c in flat), *analysis, '.end'])+'\n'
