@@ -7,13 +7,12 @@ __all__ = ['calibrators', 'Calibrator', 'least_squares', 'Affine', 'monomials', 
 
 # %% ../nbs/40_calibrate.ipynb #92e4c74e
 import inspect
-from contextlib import contextmanager
 from itertools import combinations_with_replacement
 
 import numpy as np, torch
 
 # %% ../nbs/40_calibrate.ipynb #b2a86bb1
-from .core import ConfigError, ShapeError, stream
+from .core import ConfigError, ShapeError, one_thread, stream
 
 # %% ../nbs/40_calibrate.ipynb #34de4b7d
 def _array(a):
@@ -142,18 +141,10 @@ class Polynomial(Calibrator):
         return monomials((x-mean)/std, self.degree)@coefficients+constant
 
 # %% ../nbs/40_calibrate.ipynb #a4041281
-@contextmanager
-def _one_thread():
-    "Matrices this small only lose by threads, and bits shall not depend on their number"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
-
 def _net(p, x): return torch.tanh(x@p[0]+p[1])@p[2]+p[3]
 
 @torch.enable_grad()
-@_one_thread()
+@one_thread()       # matrices this small only lose by threads, and bits shall not depend on their number
 def _trained(p, x, y, epochs, lr, weight_decay):
     "Parameters `p` of `_net` after so many steps towards y"
     opt = torch.optim.AdamW([a.requires_grad_() for a in p], lr=lr, weight_decay=weight_decay)

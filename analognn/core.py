@@ -222,7 +222,7 @@ def _own_folder(root, digest):
 def open_run(digest:str, # `Config.digest` of the run's configuration
              out=None, # Folder for the results; by default a new one, or the newest unfinished one, under `root`
              force:bool=False, # Empty `out` if it holds another run or a finished one
-             root='runs' # Where runs without `out` go, and where `latest` points to the newest
+             root='runs' # Where runs without `out` go; there, `latest` points to the newest
             )->RunFolder:
     "A folder to write into; refused with a `ConfigError` when it is in use or can't be written"
     root = Path(root)
@@ -230,7 +230,7 @@ def open_run(digest:str, # `Config.digest` of the run's configuration
     resumed = _manifest(path) is not None
     try:
         write_json(path/'manifest.json', dict(digest=digest, finished=False))
-        _point(root/'latest', path)
+        if path.resolve().parent==root.resolve(): _point(root/'latest', path)
     except OSError as e: raise ConfigError(f"output folder {str(path)!r} can't be written: {e.strerror or e}") from e
     return RunFolder(path, digest, resumed)
 

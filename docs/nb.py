@@ -98,7 +98,7 @@ def scratch(path, folder):
     root = next((p for p in path.parents if (p/'settings.ini').exists()), path.parent)
     for name in {path.relative_to(root).parts[0], 'settings.ini'}:
         src = root/name
-        if src.is_dir(): shutil.copytree(src, folder/name, ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+        if src.is_dir(): shutil.copytree(src, folder/name, symlinks=True, ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
         elif src.exists(): shutil.copy2(src, folder)
     return folder/path.relative_to(root)
 
