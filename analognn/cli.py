@@ -92,6 +92,3 @@ def _explain(e):
     if not isinstance(e, (AnalogError, OSError)): raise e
     print(f'analognn: {e}', file=sys.stderr)
     return 2 if isinstance(e, ValueError) else 1
-
-# %% ../nbs/72_cli.ipynb #6643ad6e
-if __name__=='__main__': sys.exit(main())

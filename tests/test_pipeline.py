@@ -5,12 +5,13 @@ import pytest
 from analognn.core import ConfigError, EngineMissing, read_json
 from analognn.pipeline import PipelineConfig, run_pipeline
 
+program = [sys.executable, '-c', 'import sys; from analognn.cli import main; sys.exit(main())']
 small = dict(model=dict(hidden=[6], epochs=20), run=dict(repeats=2, engine='nodal'), calibration=dict(methods=['affine', 'learned'], epochs=20))
 
 def make(**run): return PipelineConfig.make({**small, 'run': {**small['run'], **run}})
 
 def command(*argv, cwd, **kw):
-    return subprocess.run([sys.executable, '-m', 'analognn.cli', *map(str, argv)], cwd=cwd, capture_output=True, text=True, timeout=200, **kw)
+    return subprocess.run([*program, *map(str, argv)], cwd=cwd, capture_output=True, text=True, timeout=200, **kw)
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
@@ -46,14 +47,14 @@ def test_interrupted_and_resumed(finished, tmp_path):
     "Ctrl-C in the middle of the chips: status 130, nothing half-written, and the same results in the end"
     config = tmp_path/'c.json'
     config.write_text(json.dumps({**small, 'run': dict(repeats=40, engine='nodal')}))
-    p = subprocess.Popen([sys.executable, '-m', 'analognn.cli', 'run', config, '--out', 'out'], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([*program, 'run', str(config), '--out', 'out'], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path/'out'/'stages'/'chip_1.pt').exists(): time.sleep(.02); assert p.poll() is None
     p.send_signal(signal.SIGINT)
     assert 'interrupted' in p.communicate(timeout=60)[1] and p.returncode==130
     left = sorted(f.name for f in (tmp_path/'out'/'stages').iterdir())
     assert not [f for f in (tmp_path/'out').rglob('.*')] and not (tmp_path/'out'/'results.json').exists()
     before = {f: (tmp_path/'out'/'stages'/f).stat().st_mtime_ns for f in left}
-    watch = subprocess.Popen([sys.executable, '-m', 'analognn.cli', 'run', config, '--out', 'out'], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    watch = subprocess.Popen([*program, 'run', str(config), '--out', 'out'], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     while not (tmp_path/'out'/'stages'/f'chip_{len(left)}.pt').exists(): time.sleep(.02); assert watch.poll() is None
     assert {f: (tmp_path/'out'/'stages'/f).stat().st_mtime_ns for f in left}==before
     assert watch.communicate(timeout=120)[0].strip().endswith('report.html') and watch.returncode==0
