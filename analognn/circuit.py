@@ -29,7 +29,8 @@ def _node(s):
 
 def _value(v, what, positive=False):
     "A float or a float64 tensor, finite, and positive where it has to be"
-    t = torch.as_tensor(v, dtype=torch.float64) if not isinstance(v, torch.Tensor) else v.double()
+    try: t = torch.as_tensor(v, dtype=torch.float64) if not isinstance(v, torch.Tensor) else v.double()
+    except (TypeError, ValueError, RuntimeError) as e: raise CircuitError(f"{what} is {v!r}; allowed: a number or a tensor") from e
     if t.ndim>2: raise ShapeError(f"{what} has shape {tuple(t.shape)}; allowed: a number, (points,), (chips, 1) or (chips, points)")
     bad = ~torch.isfinite(t) | (t<=0 if positive else False)
     if bad.any(): raise CircuitError(f"{what} is {t[bad].flatten()[0].item()}; allowed: finite{' and positive' if positive else ''} numbers")
@@ -178,8 +179,10 @@ class Circuit:
     @property
     def nodes(self)->tuple:
         "All nodes but ground, in order of appearance"
-        seen = {n.lower(): n for c in reversed(list(self)) for n in reversed(c.nodes) if n!='0'}
-        return tuple(reversed(seen.values()))
+        seen = {}
+        for c in self:
+            for n in c.nodes: seen.setdefault(n.lower(), n)
+        return tuple(n for n in seen.values() if n!='0')
 
 _reserved = ('eopamp_', 'vopamp_', 'hopamp_', 'vindex_sweep')
 
@@ -232,7 +235,7 @@ class _Groups:
 def check_circuit(ckt:Circuit # Any circuit
                  ):
     "Refuse a circuit that has no unique solution by its topology alone, by node name"
-    if not len(ckt): raise CircuitError(f"circuit {ckt.title!r} is empty")
+    if not ckt.nodes: raise CircuitError(f"circuit {ckt.title!r} is empty: it has no node besides ground")
     paths, fixed = _Groups(), _Groups()
     for c in ckt:
         if c.branch is None: continue
@@ -332,6 +335,7 @@ def from_netlist(text:str # A netlist as `netlist` prints it
         m, make = found
         if make: ckt.add(make(*m.groups()))
         at = m.end()
+    if text not in [ckt.netlist(d) for d in _tables]: raise NetlistError(f"circuit {ckt.title!r} would not be printed as it was read: unequal rails, another index or other analyses are not accepted")
     return ckt
 Circuit.from_netlist = staticmethod(from_netlist)
 
@@ -360,7 +364,7 @@ class Solution:
     def __sub__(self, other:'Solution')->'Solution':
         "Differences of all voltages and currents; both must have the same points, nodes and sources"
         if self.v.shape!=other.v.shape: raise ShapeError(f"solutions of {tuple(self.v.shape)} and {tuple(other.v.shape)} (points, nodes) can't be compared")
-        if self.t is not None and not torch.equal(self.t, other.t): raise ShapeError("solutions at different times can't be compared")
+        if (self.t is None)!=(other.t is None) or self.t is not None and not torch.equal(self.t, other.t): raise ShapeError("solutions at different times can't be compared")
         v = torch.stack([other[n] for n in self.nodes], -1)
         i = torch.stack([other.current(s) for s in self.sources], -1) if self.sources else other.i
         return replace(self, v=self.v-v, i=self.i-i, engine=f'{self.engine} - {other.engine}', info={})

@@ -6,7 +6,7 @@
 __all__ = ['summary', 'parser', 'main']
 
 # %% ../nbs/72_cli.ipynb #1cec768a
-import argparse, sys
+import argparse, gc, sys
 from importlib.metadata import version
 
 # %% ../nbs/72_cli.ipynb #4c4f923c
@@ -15,13 +15,13 @@ def summary(results:dict # Content of `results.json`
     "The ladder and the repeats of a run as text"
     d, b = results['dataset'], results['baseline']
     lines = [f"{d['name']}: network {'-'.join(map(str, b['sizes']))}, digital test accuracy {b['accuracy']['test']:.3f}", '',
-             f"{'level':<14}{'engine':<16}{'accuracy':>9}{'rmse (V)':>11}{'to the level above (V)':>25}"]
+             f"{'level':<14}{'engine':<24}{'accuracy':>9}{'rmse (V)':>11}{'to the level above (V)':>25}"]
     step = {r['b']: r['max_error'] for r in results['ladder']['between']}
     for r in results['ladder']['levels']:
         gap = f"{step[r['name']]:>25.1e}" if r['name'] in step else ''
-        lines.append(f"{r['name']:<14}{r['engine']:<16}{r['accuracy']:>9.3f}{r['rmse']:>11.4f}{gap}")
+        lines.append(f"{r['name']:<14}{r['engine']:<24}{r['accuracy']:>9.3f}{r['rmse']:>11.4f}{gap}")
     if results['ladder']['note']: lines.append(f"note: {results['ladder']['note']}")
-    lines += ['', f"over {results['repeats'][0]['n']} chips, mean and 95% interval"]
+    lines += ['', f"chips: {results['repeats'][0]['n']}; mean and 95% interval"]
     lines += [f"{r['quantity']:<28}{r['mean']:>8.4f}  [{_end(r['low'])}, {_end(r['high'])}]" for r in results['repeats']]
     return '\n'.join(lines)
 
@@ -37,6 +37,7 @@ def _run(args):
     cfg = PipelineConfig.make({**cfg.model_dump(), 'run': {**cfg.run.model_dump(), **given}})
     folder = run_pipeline(cfg, args.out, args.force, progress=sys.stderr.isatty())
     print(summary(read_json(folder/'results.json')), f"\nreport: {folder/'report.html'}", sep='\n')
+    gc.freeze()      # the interpreter's last search for garbage would take almost a second
 
 def _config(args):
     "`analognn config`"
@@ -49,7 +50,7 @@ def _bench(args):
     if args.name is None: return print('\n'.join(bench_names()))
     mode = 'quick' if args.quick else 'full' if args.full else 'default'
     path = run_bench(args.name, mode, args.out)
-    print(f"{bench_table(args.name, mode)}\nresults: {path}")
+    print(f"{bench_table(args.name, mode, args.out)}\nresults: {path}")
 
 # %% ../nbs/72_cli.ipynb #7c5cca76
 def parser()->argparse.ArgumentParser:
@@ -81,7 +82,7 @@ def main(argv:list|None=None # Arguments; None: those of the command line
     args = parser().parse_args(argv)
     try: args.do(args)
     except KeyboardInterrupt:
-        print('\ninterrupted; the same command goes on where it stopped', file=sys.stderr)
+        print('\ninterrupted'+('; the same command goes on where it stopped' if args.command=='run' else ''), file=sys.stderr)
         return 130
     except Exception as e: return _explain(e)
     return 0

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AnalogError', 'ConfigError', 'ShapeError', 'CircuitError', 'NetlistError', 'ConvergenceError', 'EngineError',
            'EngineMissing', 'EngineTimeout', 'pick', 'stream_seed', 'stream', 'write_atomic', 'plain', 'write_json',
-           'read_json', 'read_yaml', 'Config', 'RunFolder', 'open_run', 'pmap', 'square', 'one_thread', 'environment']
+           'read_json', 'read_yaml', 'Config', 'RunFolder', 'open_run', 'pmap', 'one_thread', 'environment']
 
 # %% ../nbs/00_core.ipynb #1d288a38
 import difflib, hashlib, io, json, math, os, platform, re, shutil, subprocess, tempfile
@@ -196,8 +196,10 @@ class RunFolder:
 
 # %% ../nbs/00_core.ipynb #ce1ec52f
 def _manifest(path):
-    "The manifest of a run folder, or None when there is none"
-    return read_json(path/'manifest.json') if (path/'manifest.json').exists() else None
+    "The manifest of a run folder, or None when there is none of ours"
+    try: m = read_json(path/'manifest.json')
+    except AnalogError: return None
+    return m if isinstance(m, dict) and set(m)=={'digest', 'finished'} else None
 
 def _explicit_folder(path, digest, force):
     "Check the folder that the caller named, and empty it if it may be"
@@ -205,7 +207,7 @@ def _explicit_folder(path, digest, force):
     if not path.exists() or not any(path.iterdir()): return path
     m = _manifest(path)
     if m is None: raise ConfigError(f"output folder {str(path)!r} holds files that are not from a run: name another one")
-    if m['digest']==digest and not m['finished']: return path
+    if m['digest']==digest and not m['finished'] and not force: return path
     if not force: raise ConfigError(f"output folder {str(path)!r} holds a {'finished' if m['finished'] else 'different'} run: name another one or use --force")
     shutil.rmtree(path)
     return path
@@ -221,14 +223,14 @@ def _own_folder(root, digest):
 # %% ../nbs/00_core.ipynb #158d8b0c
 def open_run(digest:str, # `Config.digest` of the run's configuration
              out=None, # Folder for the results; by default a new one, or the newest unfinished one, under `root`
-             force:bool=False, # Empty `out` if it holds another run or a finished one
+             force:bool=False, # Empty `out` if it holds a run, whatever its state
              root='runs' # Where runs without `out` go; there, `latest` points to the newest
             )->RunFolder:
-    "A folder to write into; refused with a `ConfigError` when it is in use or can't be written"
-    root = Path(root)
-    path = _explicit_folder(Path(out), digest, force) if out else _own_folder(root, digest)
-    resumed = _manifest(path) is not None
+    "A folder to write into; refused with a `ConfigError` when it holds anything else or can't be written"
+    root, path = Path(root), Path(out or root)
     try:
+        path = _explicit_folder(path.resolve() if path.is_symlink() else path, digest, force) if out else _own_folder(root, digest)
+        resumed = _manifest(path) is not None
         write_json(path/'manifest.json', dict(digest=digest, finished=False))
         if path.resolve().parent==root.resolve(): _point(root/'latest', path)
     except OSError as e: raise ConfigError(f"output folder {str(path)!r} can't be written: {e.strerror or e}") from e
@@ -258,22 +260,26 @@ def pmap(f, # Called with one item; a function that a new process can import
     bar = dict(total=len(items), disable=not progress, leave=False)
     if n_workers<=1 and backend in (None, 'loky', 'threading'): return [f(o) for o in tqdm(items, **bar)]
     from joblib import Parallel, delayed, parallel_config
-    if backend=='ray': _register_ray()
+    if backend in _clusters: _clusters[backend]()
     with parallel_config(backend=backend or 'loky', n_jobs=n_workers, **_lingering.get(backend or 'loky', {})):
         return list(tqdm(Parallel(return_as='generator')(delayed(f)(o) for o in items), **bar))
 
 _lingering = dict(loky=dict(idle_worker_timeout=5))   # seconds; joblib's 300 would keep a finished process waiting
 
+def _needs(backend):
+    "The error for a cluster's library that is not installed"
+    return ConfigError(f"backend={backend!r} needs {backend}: pip install 'analognn[sweep]'")
+
 def _register_ray():
     try: from ray.util.joblib import register_ray
-    except ImportError as e: raise ConfigError("backend='ray' needs ray: pip install 'analognn[sweep]'") from e
+    except ImportError as e: raise _needs('ray') from e
     register_ray()
 
-# %% ../nbs/00_core.ipynb #fe84786f
-def square(x:float # A number
-          )->float: # Its square
-    "The function that every parallel map is tried with"
-    return x*x
+def _check_dask():
+    try: import distributed
+    except ImportError as e: raise _needs('dask') from e
+
+_clusters = dict(ray=_register_ray, dask=_check_dask)
 
 # %% ../nbs/00_core.ipynb #82ae9f5e
 @contextmanager

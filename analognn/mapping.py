@@ -60,11 +60,16 @@ def _clamped_stage(ckt, tag, p, m, hardware, out):
 # %% ../nbs/31_mapping.ipynb #aff19b18
 def _supplies(ckt, layers):
     "Reference and clamp voltages, as far as the layers need them"
-    hw = layers[0].hardware
-    if any(l.bias is not None and cut_small(l.bias).any() for l in layers):
-        ckt.V('ref', 'ref', '0', hw.v_ref).E('ref', 'ref_neg', '0', 'ref', '0', -1.)
-    if any(l.hardware.saturation=='knee' and l.hardware.v_max<math.inf for l in layers):
-        ckt.V('clamp_up', 'clamp_up', '0', hw.v_max).V('clamp_down', 'clamp_down', '0', -hw.v_max)
+    v_ref = _common('v_ref', [l for l in layers if l.bias is not None and cut_small(l.bias).any()])
+    if v_ref: ckt.V('ref', 'ref', '0', v_ref).E('ref', 'ref_neg', '0', 'ref', '0', -1.)
+    v_max = _common('v_max', [l for l in layers if l.hardware.saturation=='knee' and l.hardware.v_max<math.inf])
+    if v_max: ckt.V('clamp_up', 'clamp_up', '0', v_max).V('clamp_down', 'clamp_down', '0', -v_max)
+
+def _common(name, layers):
+    "The one value that all these layers' hardware has; None without layers"
+    found = sorted({getattr(l.hardware, name) for l in layers})
+    if len(found)>1: raise CircuitError(f"{name} is {' and '.join(map(str, found))} in different layers; a circuit has one supply: give all layers the same")
+    return found[0] if found else None
 
 def _check_layer(l):
     for name, t in (('weight', l.weight), ('bias', l.bias), ('offset', l.offset)):
@@ -161,13 +166,15 @@ def closed_form(model:nn.Module, # As for `network_circuit`
 
 # %% ../nbs/31_mapping.ipynb #ade60215
 @torch.no_grad()
-def fit_to_rails(model:nn.Module, # Sequential of linear layers and ReLUs
+def fit_to_rails(model:nn.Sequential, # Sequential of linear layers and ReLUs
                  x:torch.Tensor, # (n, n_in) training inputs, volts
                  v_max:float, # Supply rail, volts; infinite: nothing to do
                  fill:float=.8 # Part of the range that the largest output takes
                 )->nn.Module: # A copy that decides as the model does
     "Scale all layers so that no output on `x` exceeds `fill` times `v_max`"
+    stages(model)
     new, before = copy.deepcopy(model), 1.
+    if not isinstance(model, nn.Sequential): raise CircuitError(f"model is a {type(model).__name__}; allowed: a Sequential of linear layers and ReLUs")
     if v_max==math.inf: return new
     if not 0<fill<=1: raise ConfigError(f"fill is {fill!r}; allowed: above 0, at most 1")
     designed = as_designed(model)

@@ -23,6 +23,15 @@ def _noisy(layer, x, std, purpose):
     key, count = layer.rng.tolist()
     return x + gaussian(x.shape, std, stream(key, purpose, count)).to(x)
 
+def _per_chip(v):
+    "A value for each output (n_out,), or for each chip and output (chips, n_out), against outputs (..., samples, n_out)"
+    return v if v.ndim==1 else v.unsqueeze(-2)
+
+def _product(x, w, b):
+    "x w^T + b, for one chip's weights or for those of many"
+    if w.ndim==2: return nn.functional.linear(x, w, b)
+    return x@w.mT if b is None else x@w.mT+_per_chip(b)
+
 def _check_input(layer, x):
     if x.shape[-1]!=layer.in_features: raise ShapeError(f"x has {x.shape[-1]} features; this layer takes {layer.in_features}")
 
@@ -41,7 +50,7 @@ class AnalogLinear(nn.Linear):
         for name, like in (('weight', self.weight), ('bias', self.bias)):
             for what in ('delta', 'error'): self.register_buffer(f'{name}_{what}', None if like is None else torch.zeros_like(like.detach()))
         self.register_buffer('offset', torch.zeros(n_out, device=device, dtype=dtype))
-        self.register_buffer('rng', torch.zeros(2, dtype=torch.int64))
+        self.register_buffer('rng', torch.tensor([int(torch.randint(2**62, ())), 0]))     # as the weights, from PyTorch's global state
 
     def effective(self, name:str # 'weight' or 'bias'
                  )->torch.Tensor|None: # As the chip has it: written, drifted, mismatched
@@ -57,9 +66,9 @@ class AnalogLinear(nn.Linear):
         _check_input(self, x)
         h, w, b = self.hardware, self.effective('weight'), self.effective('bias')
         x = _noisy(self, h.dac(x) if h.dac else x, h.activation_noise, 'activation')
-        z = _noisy(self, nn.functional.linear(x, _noisy(self, w, h.weight_noise, 'weight'), b), h.read_noise, 'read')
+        z = _noisy(self, _product(x, _noisy(self, w, h.weight_noise, 'weight'), b), h.read_noise, 'read')
         if h.activation_noise or h.weight_noise or h.read_noise: self.rng[1] += 1
-        y = summer(z, noise_gain(w, b, h.v_ref), self.offset, h.gain, h.v_max, h.saturation)
+        y = summer(z, _per_chip(noise_gain(w, b, h.v_ref)), _per_chip(self.offset), h.gain, h.v_max, h.saturation)
         return h.adc(y) if h.adc else y
 
     def extra_repr(self)->str:
@@ -135,8 +144,10 @@ def MLP(sizes, # Inputs, hidden layers, outputs: [4, 16, 8, 3]
     sizes = list(sizes)
     if len(sizes)<2 or any(not isinstance(n, int) or n<1 for n in sizes): raise ConfigError(f"sizes is {sizes}; allowed: at least two positive whole numbers")
     layers = [AnalogLinear(a, b, hardware=hardware) for a,b in zip(sizes, sizes[1:])]
-    if generator is not None: _reset(layers, generator)
-    return nn.Sequential(*[m for l in layers for m in (l, nn.ReLU())][:-1])
+    model = nn.Sequential(*[m for l in layers for m in (l, nn.ReLU())][:-1])
+    if generator is None: return model
+    _reset(layers, generator)
+    return seed_(model, generator)
 
 @torch.no_grad()
 def _reset(layers, generator):
@@ -147,7 +158,6 @@ def _reset(layers, generator):
 
 def with_hardware(model:nn.Module, # With analog layers
                   hardware:Hardware|None, # What its circuits do from now on
-                  edges:Hardware|None=None # Converters of the whole network: its first inputs, its last outputs
                  )->nn.Module: # A copy
     "A copy of the model on other hardware, chip and weights the same"
     new = copy.deepcopy(model)

@@ -112,14 +112,16 @@ def _solve_rows(A, rhs):
     return x + torch.linalg.lu_solve(LU, pivots, rhs-A@x)
 
 def _reduce(e):
-    "A^-1 b as (chips, points, size, 1) and A^-1 P as (chips, points, size, blocks), rows scaled to one"
+    "A^-1 b as (chips, points, size, 1), A^-1 P as (chips, points, size, blocks), and how much A^-1 enlarges a random vector; rows scaled to one"
     A, b, P = (_dense(m, e.size, n) for m,n in ((e.A, e.size), (e.b, 1), (e.P, len(e.blocks))))
     scale = 1/A.detach().abs().amax(-1, keepdim=True)
     A, b, P = A*scale, b*scale, P*scale
-    if A.shape[1]>1: return _solve_rows(A, b), _solve_rows(A, P.expand(*A.shape[:2], -1, -1))
+    probe = torch.randn(e.size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    growth = _solve_rows(A.detach(), probe.expand(*A.shape[:2], -1, -1)).abs().amax()
+    if A.shape[1]>1: return _solve_rows(A, b), _solve_rows(A, P.expand(*A.shape[:2], -1, -1)), growth
     A, P = A[:, 0], P[:, 0].expand(len(A), -1, -1)                     # the same matrix at every point: points are right-hand sides
     x0 = _solve_rows(A, b[..., 0].mT.expand(len(A), -1, -1) if len(b)==1 else b[..., 0].mT)
-    return x0.mT[..., None], _solve_rows(A, P)[:, None]
+    return x0.mT[..., None], _solve_rows(A, P)[:, None], growth
 
 # %% ../nbs/32_nodal.ipynb #30efb22c
 @dataclass
@@ -163,7 +165,8 @@ def _newton(z, z0, M, blocks, n_steps=200):
     I = torch.eye(M.shape[-1], dtype=torch.float64)
     for k in range(n_steps):
         u, du = blocks(z)
-        full = z + torch.linalg.solve(I-M*du[..., None, :], z0+(M@u[..., None])[..., 0]-z)
+        step, _ = torch.linalg.solve_ex(I-M*du[..., None, :], z0+(M@u[..., None])[..., 0]-z)
+        full = z + step
         new = _limit(full, z, blocks)
         if not torch.isfinite(new).all(): return z, None
         if ((new-z).abs()<=1e-14+1e-13*new.abs()).all() and torch.equal(new, full): return new, k+1
@@ -209,15 +212,18 @@ def _as_solution(ckt, e, x, info):
     sources = [c for c in ckt if isinstance(c, VoltageSource)]
     return Solution(ckt.nodes, x[..., :len(e.row)], tuple(c.name for c in sources), x[..., [e.branch[c.label] for c in sources]], 'nodal', info=info)
 
+_singular = 1e14     # a matrix whose inverse enlarges a random vector so much is singular but for rounding
+
 def _checked(f, e, ckt):
     "`f(e)`, or a `CircuitError` that names the nodes at which the equations have no unique solution"
-    x0, T = f(e)
-    if torch.isfinite(x0).all() and torch.isfinite(T).all(): return x0, T
+    x0, T, growth = f(e)
+    if torch.isfinite(x0).all() and torch.isfinite(T).all() and growth<_singular: return x0, T
     A = _dense(e.A, e.size, e.size)[0, 0].detach()
     null = torch.linalg.svd(A/A.abs().amax(1, keepdim=True).clamp(min=1e-300))[2][-1].abs()
     loose = [n for n in ckt.nodes if null[e.row[n.lower()]]>.01*null.max()]
     where = f"nodes {', '.join(loose[:8])} are not determined" if loose else 'currents of fixed voltages are not determined'
-    raise CircuitError(f"circuit {ckt.title!r} has no unique solution: {where}")
+    inside = '; a rail or ReLU inside the loop of an ideal op-amp is not supported: give the op-amp a gain' if e.blocks else ''
+    raise CircuitError(f"circuit {ckt.title!r} has no unique solution: {where}{inside}")
 
 # %% ../nbs/32_nodal.ipynb #03d3d7cd
 def condition_number(ckt:Circuit # Any circuit

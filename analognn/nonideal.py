@@ -143,7 +143,7 @@ class Hardware:
     dac: Converter|None = None        # At the inputs
     adc: Converter|None = None        # At the outputs
     read_noise: float = 0.            # Per read: noise on the weighted sum, volts rms
-    weight_noise: float = 0.          # Per read: noise on each weight, in the weight's unit
+    weight_noise: float = 0.          # Per read: noise on each weight, in the weight's unit; one draw for all samples of a batch
     write_noise: float = 0.           # Per chip: error of the written weight, in the weight's unit
     activation_noise: float = 0.      # Per read: noise on each input, volts rms
     mismatch: float = 0.              # Per chip: relative standard deviation of each resistance, at most .2
@@ -156,10 +156,10 @@ class Hardware:
 
     def __post_init__(self):
         for k in ('read_noise', 'weight_noise', 'write_noise', 'activation_noise', 'mismatch', 'offset'):
-            if not 0<=getattr(self, k)<math.inf: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: 0 or more")
+            if not (isinstance(getattr(self, k), (int, float)) and 0<=getattr(self, k)<math.inf): raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: 0 or more")
         if self.mismatch>.2: raise ConfigError(f"mismatch is {self.mismatch!r}; allowed: 0 to .2 (beyond it resistances may vanish)")
         for k in ('gain', 'v_max', 'v_ref'):
-            if not getattr(self, k)>0: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a positive number")
+            if not (isinstance(getattr(self, k), (int, float)) and getattr(self, k)>0): raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a positive number")
         for k, kind in (('dac', Converter), ('adc', Converter), ('drift', Drift)):
             if not isinstance(getattr(self, k), (kind, type(None))): raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a {kind.__name__} or None")
         pick(dict(hard=1, knee=1), self.saturation, 'saturation')

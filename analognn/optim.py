@@ -46,11 +46,13 @@ def fit(model:nn.Module, # Trained in place
         weight_decay:float=1e-3, # Decoupled (AdamW)
         input_noise:float=0., # Standard deviation of noise added to the training inputs, a regularizer
         generator:torch.Generator, # Order of the samples, and chips if a new one is drawn for each step
-        fresh_chips:bool=False, # Draw a new chip for every step (noise-aware training)
+        fresh_chips:bool=False, # Draw a new chip for every step (noise-aware training), and validate on four fixed ones
         progress:bool=False # Show a progress bar?
        )->History:
     "Train a classifier by cross-entropy and keep the epoch with the lowest validation loss"
     for name, (x, y) in dict(train=train, val=val).items(): _check_data(x, y, name)
+    if epochs<1 or batch_size<1: raise ConfigError(f"epochs is {epochs} and batch_size {batch_size}; allowed: 1 or more")
+    val_chips = torch.randint(2**62, (4,), generator=generator).tolist() if fresh_chips else [None]
     x, y = train
     opt = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs)
@@ -60,7 +62,7 @@ def fit(model:nn.Module, # Trained in place
         model.train()
         total = sum(_step(model, opt, _blurred(x[i], input_noise, generator), y[i], generator if fresh_chips else None)*len(i) for i in torch.randperm(len(x), generator=generator).split(batch_size))
         schedule.step()
-        history.append((total/len(x), *_validate(model, *val)))
+        history.append((total/len(x), *_validate(model, *val, val_chips)))
         if history[-1][1]<best: best, kept, at = history[-1][1], copy.deepcopy(model.state_dict()), epoch
     if kept is None: raise AnalogError(f"training diverged: the validation loss was never finite (lr={lr})")
     model.load_state_dict(kept)
@@ -77,7 +79,11 @@ def _step(model, opt, x, y, chips):
     return loss.item()
 
 @torch.no_grad()
-def _validate(model, x, y):
+def _validate(model, x, y, chips):
+    "Mean loss and accuracy over chips, given by seeds; None: the model as it is"
     model.eval()
-    out = model(x)
-    return nn.functional.cross_entropy(out, y).item(), accuracy(out, y)
+    def one(seed):
+        if seed is not None: draw(model, generator=torch.Generator().manual_seed(seed))
+        out = model(x)
+        return nn.functional.cross_entropy(out, y).item(), accuracy(out, y)
+    return tuple(sum(v)/len(chips) for v in zip(*map(one, chips)))

@@ -249,21 +249,23 @@ def neuron_schematic(weights, # (n_in,) effective weights
                      r_ref:float, # Feedback resistance, ohms
                      v_ref:float=1., # Voltage of the bias resistor
                      gain:float=math.inf, # Open-loop gain
-                     v_max:float=math.inf # Supply rail, volts
+                     v_max:float=math.inf, # Supply rail, volts
+                     saturation:str='hard', # 'hard': a rail behind the op-amp; 'knee': a clamped stage inside the loop
+                     relu:bool=True # Is there a ReLU behind it?
                     ): # A figure; needs schemdraw
     "One inverting summer on dual rails, its rails and its ReLU"
     import schemdraw
     from schemdraw import dsp, elements as elm
     arms, more = _arms(weights, bias, inputs, r_ref, v_ref)
     if not arms: raise ConfigError("this neuron has neither a weight nor a bias: there is nothing to draw")
-    half, blocks = (len(arms)-1)/2, [f'rails\n±{si_text(v_max, "V")}'] if math.isfinite(v_max) else []
-    x, y = (-.4-.16*max(len(rail) for rail,_ in arms), 11.6+2.5*len(blocks)), (-max(half+1., 2.)-.5*bool(more), max(half, 1.2)+.7)
+    half, blocks = (len(arms)-1)/2, [f'rails\n±{si_text(v_max, "V")}']*(math.isfinite(v_max) and saturation=='hard')+['ReLU']*relu
+    x, y = (-.4-.16*max(len(rail) for rail,_ in arms), 9.1+2.5*len(blocks)), (-max(half+1., 2.)-.5*bool(more), max(half, 1.2)+.7)
     with style():
         fig, ax = figure('page', aspect=(y[1]-y[0])/(x[1]-x[0]))
         fig.set_layout_engine('none')
         d = schemdraw.Drawing(canvas=ax, show=False, fontsize=7, lw=.9)
         end = _summer(d, elm, arms, r_ref, gain)
-        for text in [*blocks, 'ReLU']:
+        for text in blocks:
             d += elm.Line().right().at(end).length(.8)
             end = d.add(dsp.Box(w=1.7, h=1.1).anchor('W').label(text))['E']
         d += elm.Line().right().at(end).length(.8).dot(open=True).label('out', 'right')
@@ -480,7 +482,15 @@ _no_schematic = "The schematic was left out, because schemdraw is not installed:
 def _neuron_caption(n):
     used = sum(abs(w)>=smallest_weight for w in n['weights'])
     return (f"an inverting summer with {used} of {len(n['weights'])} weights as resistors of {si_text(n['r_ref'], 'Ω')}/|w|, mismatch included. Positive weights hang on an input's negative rail, "
-            'marked by a minus; the rails and the ReLU stand outside the feedback.')
+            'marked by a minus.'+_stage_caption(n))
+
+def _stage_caption(n):
+    "What stands behind the op-amp or inside its loop"
+    n = {'saturation': 'hard', 'relu': True, 'v_max': math.inf, **n}
+    clamped = n['saturation']=='knee' and math.isfinite(n['v_max'])
+    behind = ['the rails']*(math.isfinite(n['v_max']) and not clamped) + ['the ReLU']*n['relu']
+    inside = f" Two diodes clamp its stage at ±{si_text(n['v_max'], 'V')}, inside the feedback." if clamped else ''
+    return inside + (f" Outside the feedback: {' and '.join(behind)}." if behind else '')
 
 def _limit_blocks(results):
     d, levels = results['dataset'], results['ladder']['levels']

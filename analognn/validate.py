@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .bench import bench
-from .core import ShapeError, pick, stream
+from .core import CircuitError, ConfigError, ShapeError, pick, stream
 from .mapping import closed_form, network_circuit, output_voltages, stages
 from .nn import MLP, analog_layers, as_designed, draw
 from .nodal import solve
@@ -43,6 +43,7 @@ def _circuit_only(model):
     "The model's circuit alone, in double precision, and the converters at its two ends"
     inner = model.double()
     layers = list(analog_layers(inner).values())
+    if len(layers)<len(stages(model)): raise CircuitError("the model has plain Linear layers; the ladder wants AnalogLinear, which carry a chip")
     dac, adc = layers[0].hardware.dac, layers[-1].hardware.adc
     for l in layers: l.hardware = _quiet(l.hardware)
     return inner, dac or nn.Identity(), adc or nn.Identity()
@@ -60,6 +61,7 @@ class Ladder:
     def against_float(self, labels:torch.Tensor|None=None # (n,) classes
                      )->list:
         "`metrics` of every level's outputs against floating point, a dict a level"
+        if 'float' not in self.y: raise ConfigError(f"levels are {', '.join(self.y)}; a comparison with floating point needs 'float'")
         return [dict(name=k, engine=self.engines[k], **metrics(y, self.y['float'], labels)) for k,y in self.y.items()]
 
     def between(self)->list:
@@ -97,7 +99,8 @@ def ladder(model:nn.Sequential, # Analog layers and ReLUs, with the chip their b
     volts = {k: makers[k]() for k in levels if k!='spice'}
     if spice is not None: volts[spice.engine] = output_voltages(spice)
     y = {k: v if k in _unconverted else adc(v) for k,v in volts.items()}
-    return Ladder(volts, y, {k: _engines.get(k, k) for k in volts}, note, info)
+    named = {spice.engine: f"{spice.engine} ({', '.join(sorted(set(info['rung'])))})"} if spice is not None and 'rung' in info else {}
+    return Ladder(volts, y, {k: {**_engines, **named}[k] for k in volts}, note, info)
 
 _unconverted = ('float', 'all errors')
 _engines = {'float': 'PyTorch', 'all errors': 'PyTorch', 'analog': 'PyTorch', 'closed form': 'formula', 'nodal': 'nodal analysis'}

@@ -3,9 +3,9 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from analognn.circuit import Circuit, one_chip, one_point
-from analognn.core import CircuitError, stream
+from analognn.core import CircuitError, ConvergenceError, stream
 from analognn.mapping import closed_form, network_circuit, output_voltages
-from analognn.nn import MLP, draw
+from analognn.nn import MLP, AnalogLinear, draw
 from analognn.nodal import solve
 from analognn.nonideal import Drift, Hardware
 
@@ -44,6 +44,21 @@ def test_gradients_through_chips_and_points():
 def test_superposition():
     ckt = lambda v, i: solve(Circuit('c').V('1', 'a', '0', v).R('1', 'a', 'b', 1e3).R('2', 'b', '0', 5e2).I('1', '0', 'b', i)).v
     torch.testing.assert_close(ckt(1., 1e-3), ckt(1., 0.)+ckt(0., 1e-3))
+
+@given(st.floats(1, 1e6), st.floats(1, 1e6))
+@settings(max_examples=200, deadline=None)
+def test_circuits_singular_but_for_rounding_are_refused(r1, r2):
+    ckt = Circuit('latch').V('s', 'a', '0', 1.).R('1', 'a', 'b', r1).E('x', 'o', '0', 'b', '0', 1+r2/r1).R('2', 'o', 'b', r2)
+    with pytest.raises(CircuitError, match='no unique solution'): solve(ckt)
+
+def test_layers_of_unequal_supplies_are_refused():
+    for name in ('v_ref', 'v_max'):
+        first, second = (Hardware(**{'v_max': 1., name: v}, saturation='knee') for v in (1., 2.))
+        model = torch.nn.Sequential(AnalogLinear(2, 2, hardware=first), AnalogLinear(2, 2, hardware=second))
+        with pytest.raises(CircuitError, match=name): network_circuit(model, torch.ones(2))
+
+def test_no_operating_point_is_a_convergence_error():
+    with pytest.raises(ConvergenceError): solve(Circuit('c').I('1', 'd', '0', 1.).D('1', 'd', '0'))
 
 def test_singular_circuits_are_named():
     with pytest.raises(CircuitError, match='o'): solve(Circuit('c').V('1', 'a', '0', 1.).opamp('x', 'o', 'a', '0').R('1', 'o', '0', 1e3))

@@ -61,6 +61,25 @@ def test_interrupted_and_resumed(finished, tmp_path):
     whole = run_pipeline(PipelineConfig.load(config), tmp_path/'whole')
     assert (whole/'results.json').read_bytes()==(tmp_path/'out'/'results.json').read_bytes()
 
+@pytest.mark.parametrize('change', [
+    dict(model=dict(hidden=[], epochs=5)), dict(dataset=dict(name='xor'), model=dict(hidden=[4], epochs=5)), dict(calibration=dict(methods=[])), dict(run=dict(repeats=1, engine='nodal')),
+    dict(hardware=dict(dac_bits=None, adc_bits=None, gain='inf', v_max='inf')), dict(hardware=dict(saturation='knee', v_max='inf')), dict(hardware=dict(saturation='knee', v_max=.5)),
+    dict(dataset=dict(name='digits', subset_size=150, downsample_size=4)), dict(hardware=dict(v_max=1e-3)), dict(model=dict(noise_aware=True, hidden=[4], epochs=5))], ids=str)
+def test_unusual_configurations_run(change, tmp_path):
+    out = run_pipeline(PipelineConfig.make({**small, **change}), tmp_path/'out')
+    levels = read_json(out/'results.json')['ladder']['between']
+    assert all(r['max_error']<1e-9 for r in levels if r['a'] in ('analog', 'closed form'))
+
+def test_noise_aware_training_repeats_itself(tmp_path):
+    cfg = PipelineConfig.make({**small, 'model': dict(noise_aware=True, hidden=[4], epochs=5)})
+    a, b = (run_pipeline(cfg, tmp_path/n) for n in 'ab')
+    assert (a/'results.json').read_bytes()==(b/'results.json').read_bytes()
+
+def test_a_bench_writes_where_it_is_told(ngspice, tmp_path):
+    said = command('bench', 'ladder', '--quick', '--out', tmp_path/'here', cwd=tmp_path)
+    assert said.returncode==0 and 'closed form to nodal' in said.stdout, said.stderr
+    assert (tmp_path/'here'/'ladder-quick.json').exists()
+
 def test_folders(finished, tmp_path):
     with pytest.raises(ConfigError, match='finished run'): run_pipeline(make(), finished)
     with pytest.raises(ConfigError, match='finished run'): run_pipeline(make(seed=1), finished)
@@ -68,6 +87,8 @@ def test_folders(finished, tmp_path):
     for force in (False, True):
         with pytest.raises(ConfigError, match='not from a run'): run_pipeline(make(), tmp_path/'mine', force=force)
     assert (tmp_path/'mine'/'thesis.tex').exists()
+    (tmp_path/'mine'/'manifest.json').write_text('{"name": "a web page"}')
+    with pytest.raises(ConfigError, match='not from a run'): run_pipeline(make(), tmp_path/'mine', force=True)
     (tmp_path/'file').write_text('x')
     for out in (tmp_path/'file', tmp_path/'file'/'below'):
         with pytest.raises(ConfigError): run_pipeline(make(), out)
@@ -85,8 +106,8 @@ def test_without_ngspice_the_ladder_says_so(monkeypatch, tmp_path):
     assert 'not installed' in (out/'report.html').read_text() and 'not installed' in (out/'report.md').read_text()
 
 @pytest.mark.parametrize('text, words', [
-    ('model: [', "can't be read"), ('model: {hiden: [3]}', 'model.hiden: unknown key'), ('model: {hidden: 16}', 'model.hidden'), ('run: {repeats: 0}', 'run.repeats: 0 given'),
-    ('hardware: {mismatch: -0.1}', 'hardware.mismatch: -0.1 given'), ('hardware: {mismatch: .nan}', 'hardware.mismatch'), ('dataset: {name: irsi}', "'iris'"), ('3', 'a table of keys'),
+    ('model: [', "can't be read"), ('model: {hiden: [3]}', 'model.hiden: unknown key'), ('model: {hidden: 16}', 'model.hidden'), ('model: {hidden: [4, 0]}', 'model.hidden.1: 0 given'), ('run: {timeout: .inf}', 'run.timeout'), ('run: {repeats: 0}', 'run.repeats: 0 given'),
+    ('hardware: {mismatch: -0.1}', 'hardware.mismatch: -0.1 given'), ('hardware: {mismatch: .nan}', 'hardware.mismatch'), ('dataset: {name: irsi}', "dataset.name: 'irsi' given"), ('3', 'a table of keys'),
     ('circuit: {r_ref: -1.0}', 'circuit.r_ref: -1.0 given'), ('run: {seed: 1, seed: 2}', 'given twice')])
 def test_bad_configurations_are_refused_by_path(text, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
