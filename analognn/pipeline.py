@@ -306,8 +306,8 @@ def bench_accuracy(mode:str # 'quick', 'default' or 'full': 2, 10 or 30 splits
 
 # %% ../nbs/71_pipeline.ipynb #3e212352
 def _command(folder, *options):
-    start = 'import sys; from analognn.cli import main; sys.exit(main())'
-    return lambda: subprocess.run([sys.executable, '-c', start, 'run', '--out', folder, '--force', *options], check=True, capture_output=True)
+    program = Path(sys.executable).with_name('analognn')
+    return lambda: subprocess.run([program, 'run', '--out', folder, '--force', *options], check=True, capture_output=True)
 
 @bench('run')
 def bench_run(mode:str # 'quick', 'default' or 'full': 1, 5 or 25 rounds
