@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['thermal_voltage', 'knee_gm', 'knee_i_s', 'knee_n', 'smallest_weight', 'quantize', 'Converter', 'gaussian',
-           'draw_mismatch', 'mismatched', 'Drift', 'noise_gain', 'knee', 'summer', 'Hardware', 'cut_small']
+           'draw_mismatch', 'mismatched', 'Drift', 'noise_gain', 'knee', 'summer', 'Hardware', 'cut_small',
+           'IOParameters', 'wire_loss', 'analog_product']
 
 # %% ../nbs/20_nonideal.ipynb #389dd85d
 import math
@@ -171,3 +172,80 @@ def cut_small(w:torch.Tensor # Weights
              )->torch.Tensor:
     "Weights below `smallest_weight` in size as zeros"
     return torch.where(w.abs()<smallest_weight, 0., w)
+
+# %% ../nbs/20_nonideal.ipynb #cf9ed46f
+@dataclass(frozen=True)
+class IOParameters:
+    "How a crossbar multiplies, forward or backward"
+    inp_res: float = 1/126            # Step of the input converter, relative to its full range; 0: exact
+    inp_bound: float = 1.             # Inputs are clipped to this, after scaling
+    inp_noise: float = 0.             # Noise on the inputs, after scaling
+    out_res: float = 1/510            # Step of the output converter, relative to its full range; 0: exact
+    out_bound: float = 12.            # Outputs are clipped to this
+    out_noise: float = .06            # Noise on the outputs
+    w_noise: float = 0.               # Noise on each weight, fresh for each product
+    noise_management: str = 'abs_max'     # 'abs_max' scales inputs by their largest entry, 'none' does not
+    bound_management: str = 'iterative'   # 'iterative' halves inputs until no output is clipped (up to 16 times smaller), 'none' clips
+    ir_drop: float = 0.               # Share of the first-order IR drop; 1: all of it
+    ir_drop_g_ratio: float = 571428.57    # Conductance of a wire segment over the largest of a device
+
+    def __post_init__(self):
+        for k in ('inp_res', 'inp_noise', 'out_res', 'out_noise', 'w_noise', 'ir_drop'):
+            if not 0<=getattr(self, k)<math.inf: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: 0 or more")
+        for k in ('inp_bound', 'out_bound', 'ir_drop_g_ratio'):
+            if not getattr(self, k)>0: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a positive number")
+        pick(dict(abs_max=1, none=1), self.noise_management, 'noise_management')
+        pick(dict(iterative=1, none=1), self.bound_management, 'bound_management')
+
+    def __call__(self, values:torch.Tensor, # Outputs of a product with a one-hot input: a line of the crossbar
+                 *, generator:torch.Generator # Where the noise comes from
+                )->torch.Tensor:
+        "What one reads of a line, without managements"
+        return _output(self, values, generator)
+
+# %% ../nbs/20_nonideal.ipynb #83e75918
+def _round_to(v, res, bound):
+    "Round to steps of `res` times the full range, if there are any, and clip"
+    step = 2*bound*res
+    return ((v/step).round()*step if step else v).clamp(-bound, bound)
+
+def _add_noise(v, std, generator): return v+std*torch.randn(v.shape, generator=generator, dtype=v.dtype, device=generator.device).to(v.device) if std else v
+
+def _output(io, y, generator):
+    "Output noise, converter and bound"
+    return _round_to(_add_noise(y, io.out_noise, generator), io.out_res, io.out_bound)
+
+def wire_loss(x:torch.Tensor, # (..., n_in) scaled inputs
+              w:torch.Tensor, # (n_out, n_in) weights
+              g_ratio:float # Conductance of a wire segment over the largest of a device
+             )->torch.Tensor: # (..., n_out)
+    "What the outputs lose along the wires, to first order"
+    n = w.shape[1]
+    a = x.abs()@w.abs().mT*(n/g_ratio)
+    reach = 1-(1-torch.arange(n, dtype=x.dtype, device=x.device)/n)**2
+    return a*(a*(.05*a-.2)+.5)*((x*reach)@w.mT)
+
+def _once(io, x, multiply, weight, generator):
+    "One product of scaled inputs"
+    x = _add_noise(_round_to(x, io.inp_res, io.inp_bound), io.inp_noise, generator)
+    y = multiply(x)
+    if io.ir_drop: y = y-io.ir_drop*wire_loss(x, weight(), io.ir_drop_g_ratio)
+    if io.w_noise: y = y+io.w_noise*x.norm(dim=-1, keepdim=True)*torch.randn(y.shape, generator=generator, dtype=y.dtype, device=generator.device).to(y.device)
+    return _output(io, y, generator)
+
+def analog_product(x:torch.Tensor, # (B, n_in) inputs
+                   multiply, # Makes (B, n_out) of inputs (B, n_in), exactly
+                   io:IOParameters, # What the circuit does to it
+                   *, generator:torch.Generator, # Where the noise comes from
+                   weight=None # Gives the weights (n_out, n_in); asked only for the IR drop
+                  )->torch.Tensor: # (B, n_out); 0 where the input is 0 and noise management is on
+    "The product of a crossbar"
+    scale = x.abs().amax(-1, keepdim=True) if io.noise_management=='abs_max' else torch.ones_like(x[..., :1])
+    alive, factor = scale>0, torch.where(scale>0, scale, 1.)
+    y = _once(io, x/factor, multiply, weight, generator)
+    for _ in range(4 if io.bound_management=='iterative' else 0):
+        clipped = (y.abs()>=io.out_bound).any(-1, keepdim=True) & alive
+        if not clipped.any(): break
+        factor = torch.where(clipped, 2*factor, factor)
+        y = torch.where(clipped, _once(io, x/factor, multiply, weight, generator), y)
+    return torch.where(alive, y*factor, 0.)
