@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pulse_types', 'Plan', 'PulseTrain', 'counts', 'check_update', 'plain_update', 'plain_reads', 'plain_lines', 'Words',
-           'pulsed_update', 'read_while_updating', 'update_lines']
+           'pulsed_update', 'read_while_updating', 'update_lines', 'bench_pulses']
 
 # %% ../nbs/11_pulses.ipynb #6aa72a2d
 import math
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .core import ConfigError, ShapeError, pick
+from .bench import bench, race
+from .core import ConfigError, ShapeError, pick, stream
 from .devices import CompositeState, ConstantStep, ExpStep, Ideal, LinearStep, PiecewiseStep, PowStep, Route, SoftBounds, SoftBoundsReference
 from .kernels import CONST, EXP, LINEAR, PIECE, POW, SOFT, Population, update_own, update_tile
 from .randomness import draw_bits
@@ -192,15 +193,19 @@ def _key(generator): return int(torch.randint(2**62, (), generator=generator, de
 def _threads(*sizes): return torch.get_num_threads() if math.prod(sizes)>300_000 else 1
 
 def _each_part(w, state, run):
-    "Call `run(weights, state, route)` for the device, or for each that gets pulses; what the runs gave, as one reads it"
+    "Call `run(weights, state, route)` for the device, or for each of a composition; what the runs gave, as one reads it"
     if not isinstance(state, CompositeState): return run(w, state, Route())
     state.align(w)
-    outs = [gain*run(hidden, s, route) for gain, hidden, s, route in zip(state.resistive.weights, state.hidden, state.devices, state.resistive.routes) if route]
+    outs = [gain*run(hidden, s, route) for gain, hidden, s, route in zip(state.resistive.weights, state.hidden, state.devices, state.resistive.routes)]
     w.copy_(state.visible())
     return sum(outs)
 
 # %% ../nbs/11_pulses.ipynb #d9dc466a
 def _noise(state): return state.write_noise.numpy() if hasattr(state, 'write_noise') else None
+
+def _still(w, lines, columns):
+    "What lines of an array hold that gets no pulses; zeros where the line is -1"
+    return (w[:, lines].mT if columns else w[lines])*(lines>=0)[:, None]
 
 def _run(w, state, x, d, lr, train, generator, lines=None, columns=True):
     "The kernel on a whole tile; what `lines` hold after each sample, or zeros"
@@ -210,6 +215,7 @@ def _run(w, state, x, d, lr, train, generator, lines=None, columns=True):
         reads = np.full((len(x), words.repeats), -1)
         reads[:, -1] = lines.numpy()      # a sample is read after the last of its words
     def run(w, s, route):
+        if route is None: return torch.zeros(()) if lines is None else _still(w, lines, columns)
         snap = update_tile(w.numpy(), _population(s), words.x, words.d, _key(generator), reads=None if reads is None else reads.ravel(), by_row=not columns, eps=_noise(s), counted=words.counted,
                            flip=route.flip, only=route.only, n_threads=_threads(*words.x.shape, len(w)))
         return torch.zeros(()) if snap is None else torch.from_numpy(snap[words.repeats-1::words.repeats])
@@ -252,7 +258,37 @@ def update_lines(w, state, lines:list, # Of columns, or rows
     along, across = (words.d, words.x) if columns else (words.x, words.d)
     each = np.repeat(np.asarray(lines, np.int64), words.repeats)
     def run(w, s, route):
-        update_own(w.numpy(), _population(s), each, along, across, _key(generator), across=columns, eps=_noise(s), counted=words.counted, flip=route.flip, only=route.only)
+        if route: update_own(w.numpy(), _population(s), each, along, across, _key(generator), across=columns, eps=_noise(s), counted=words.counted, flip=route.flip, only=route.only)
         return torch.zeros(())
     _each_part(w, state, run)
     return w
+
+# %% ../nbs/11_pulses.ipynb #3cabbfc1
+_raced = dict(ConstantStep=ConstantStep(), SoftBounds=SoftBounds(), LinearStep=LinearStep(gamma_up=.5, gamma_down=.5), SoftBoundsReference=SoftBoundsReference(reference_std=.05),
+              ExpStep=ExpStep(), PowStep=PowStep(), PiecewiseStep=PiecewiseStep(piecewise_up=(1., 1.2, .4), piecewise_down=(.4, 1.2, 1.)))
+
+def _contender(dev, batch, scale, n=512):
+    "An update of a tile of n x n devices; `scale` of the gradients decides how long the trains are"
+    g = stream(0, 'bench')
+    tile, x, d = dev.populate((n, n), generator=g), torch.randn(batch, n, generator=g), scale*torch.randn(batch, n, generator=g)
+    start = tile.write(torch.empty(n, n).uniform_(-.3, .3, generator=g))
+    return lambda w: pulsed_update(w.copy_(start), tile, x, d, .01, generator=g)
+
+@bench('pulses')
+def bench_pulses(mode:str # 'quick', 'default' or 'full'
+                )->dict:
+    "Pulsed updates against the exact update, on a tile of 512 x 512"
+    w, other, g = torch.zeros(512, 512), torch.zeros(2**23), stream(1, 'bench')
+    x, d = torch.randn(32, 512, generator=g), torch.randn(32, 512, generator=g)
+    cold = lambda: (w.clone(), other.add_(1.))[:1]
+    saturated, small = 1., .02
+    one = {'cold addmm': lambda w: w.addmm_(d.mT, x, alpha=-.01)}
+    one |= {f'{name}, saturated': _contender(dev, 32, saturated) for name, dev in _raced.items()}
+    one |= {f'{name}, small gradients': _contender(dev, 32, small) for name, dev in _raced.items()}
+    one |= {f'{name}, saturated, batch 128': _contender(_raced[name], 128, saturated) for name in ('ConstantStep', 'SoftBounds')}
+    two = {name: f for name, f in one.items() if name in ('ConstantStep, saturated', 'SoftBounds, saturated')}
+    rounds = dict(quick=2, default=25, full=75)[mode]
+    single, double = race(one, rounds=rounds, setup=cold), race(two, rounds=rounds, setup=cold, threads=2)
+    per = lambda name, t: t/(128 if 'batch 128' in name else 32)/512**2*1e9
+    return {'one thread': single, 'ns a crosspoint and sample': {name: per(name, t) for name, t in single.medians().items()},
+            'speed-up by a second thread': {name: single.medians()[name]/t for name, t in double.medians().items()}}
