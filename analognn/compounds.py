@@ -9,6 +9,7 @@ __all__ = ['Term', 'RuleState', 'UpdateRule', 'SingleArray', 'as_rule', 'Event',
 # %% ../nbs/12_compounds.ipynb #d2c2ca68
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -158,7 +159,7 @@ class Transfer(UpdateRule):
                 if not (isinstance(v, (int, float)) and 0<=v<math.inf): raise ConfigError(f"{name} is {v!r}; allowed: 0 or more")
         if type(self.n_reads_per_transfer) is not int or self.n_reads_per_transfer<1: raise ConfigError(f"n_reads_per_transfer is {self.n_reads_per_transfer!r}; allowed: a positive whole number")
         if self.with_reset_prob>1: raise ConfigError(f"with_reset_prob is {self.with_reset_prob!r}; allowed: 0 to 1")
-        n = len(self.device_list)-1
+        n = len(self.device_list)-self.no_self_transfer
         for name in ('transfer_every', 'transfer_lr'):
             v = getattr(self, name)
             if isinstance(v, (list, tuple)) and len(v)!=n: raise ConfigError(f"{name} is {v!r}; allowed: a number, or a list with one for each of the {n} stages")
@@ -214,34 +215,37 @@ def _periods(self, s, n):
     while len(every)<stages: every.append(every[-1]*sweep)
     return [math.ceil(e*n) if self.units_in_mbatch else math.floor(e+.5) for e in every[:stages]]
 
-def _next_lines(self, s, stage, generator):
+def _next_lines(self, s, at, stage, generator):
     "The lines that this transfer reads; the next one begins after them"
     n = self.n_lines(s)
-    start = int(torch.randint(n, (), generator=generator, device=generator.device)) if self.random_selection else int(s.line[stage])
+    start = int(torch.randint(n, (), generator=generator, device=generator.device)) if self.random_selection else at.line[stage]
     reads = min(self.n_reads_per_transfer, n)
-    s.line[stage] = (start+reads)%n
+    at.line[stage] = (start+reads)%n
     return [(start+i)%n for i in range(reads)]
 
 def _schedule(self, s, n, lr, generator):
     "For each vector of a batch: the events after it, and the signs of rows and columns during it"
-    events, signs, periods, t = [], [], self._periods(s, n), int(s.counter)
+    events, signs, periods, at = [], [], self._periods(s, n), self._where(s)
+    rates = [self.final_transfer_lr(s, lr, stage) for stage in range(len(periods))]
     for _ in range(n):
-        t += 1
-        signs.append(self._signs(s))
-        due = [(stage, k) for stage, p in enumerate(periods) if p and not t%p for k in self._next_lines(s, stage, generator)]
-        events.append([self._event(s, stage, k, generator) for stage,k in due if self.final_transfer_lr(s, lr, stage)])
-    s.counter.fill_(t)
+        at.counter += 1
+        signs.append(self._signs(at))
+        due = [(stage, k) for stage, p in enumerate(periods) if p and not at.counter%p for k in self._next_lines(s, at, stage, generator)]
+        events.append([self._event(s, at, stage, k, generator) for stage,k in due if rates[stage]])
+    for name, value in vars(at).items(): getattr(s, name).copy_(torch.as_tensor(value))
     return events, signs
 
 Transfer._periods, Transfer._next_lines, Transfer._schedule = _periods, _next_lines, _schedule
-Transfer._signs = lambda self, s: None
-Transfer._event = lambda self, s, stage, line, generator: Event(stage, line)
+Transfer._where = lambda self, s: SimpleNamespace(counter=int(s.counter), line=s.line.tolist())      # plain numbers are much faster than tensors of one
+Transfer._signs = lambda self, at: None
+Transfer._event = lambda self, s, at, stage, line, generator: Event(stage, line)
 
 # %% ../nbs/12_compounds.ipynb #cf57d2f5
 def _update(self, s, x, d, lr, *, generator):
     "Learn from a batch: x (B, n_in), d (B, n_out)"
     check_update(s.fast, s.devices[0], x, d, lr)
     rates = self._fast_rates(s, x, d, lr)
+    if not len(x): return
     events, signs = self._schedule(s, len(x), lr, generator)
     if signs and signs[0]: x, d = x*torch.stack([c for c,_ in signs]), d*torch.stack([r for _,r in signs])
     if self.n_reads_per_transfer==1 and not self.with_reset_prob: self._in_passing(s, x, d, lr, rates, events, generator)
@@ -394,11 +398,8 @@ For every vector (x, d), with k the line whose turn it is:
                                                      sweeps=torch.zeros((), dtype=torch.int64), maxima=torch.zeros(2, dtype=torch.float64))
 
     def terms(self, s):
-        return [Term(self.gamma, s.fast, *reversed(self._signs(s)))]*(self.gamma!=0) + [Term(1., s.slow)]
-
-    def _signs(self, s):
-        "c_x and c_d as they are now"
-        return (s.chop_in.clone(), s.chop_out.clone()) if self.transfer_columns else (s.chop_out.clone(), s.chop_in.clone())
+        rows, cols = (s.chop_out, s.chop_in) if self.transfer_columns else (s.chop_in, s.chop_out)
+        return [Term(self.gamma, s.fast, rows, cols)]*(self.gamma!=0) + [Term(1., s.slow)]
 
     def base_buffer_granularity(self, s:RuleState # State of a tile
                                )->float:
@@ -407,10 +408,9 @@ For every vector (x, d), with k the line whose turn it is:
         return base*self.auto_granularity/(self.n_lines(s)*self.transfer_every) if self.auto_granularity and self.transfer_every else base
 
     def final_fast_lr(self, s, lr):
-        base = super().final_fast_lr(s, lr)
-        if not (self.auto_scale and self.fast_lr): return base
-        m_x, m_d = s.maxima.tolist()
-        return base*self.train.desired_bl*self.device_list[0].granularity/(m_x*m_d if m_x*m_d else 1.)
+        return self._scaled(super().final_fast_lr(s, lr), *s.maxima.tolist()) if self.auto_scale and self.fast_lr else super().final_fast_lr(s, lr)
+
+    def _scaled(self, base, m_x, m_d): return base*self.train.desired_bl*self.device_list[0].granularity/(m_x*m_d if m_x*m_d else 1.)
 
     def final_transfer_lr(self, s, lr, stage=0):
         rate = super().final_transfer_lr(s, lr)/self.base_buffer_granularity(s)
@@ -423,38 +423,49 @@ def _chopper_period(self):
     "Sweeps between regular flips; 0: never"
     return max(math.ceil(round(1/self.in_chop_prob, 9)), 2) if self.in_chop_prob else 0
 
-def _chopper_event(self, s, stage, k, generator):
+def _where(self, s):
+    "Where the schedule stands: what it reads and changes"
+    return SimpleNamespace(counter=int(s.counter), line=s.line.tolist(), chop_in=s.chop_in.tolist(), chop_out=s.chop_out.clone(), switched=s.switched.tolist(), sweeps=int(s.sweeps))
+
+def _signs_now(self, at):
+    "c_x and c_d"
+    lines = torch.as_tensor(at.chop_in, dtype=at.chop_out.dtype, device=at.chop_out.device)
+    return (lines, at.chop_out) if self.transfer_columns else (at.chop_out, lines)
+
+def _chopper_event(self, s, at, stage, k, generator):
     "The line's event, and the flips after it"
-    event = Event(stage, k, s.chop_in[k].item()*s.chop_out.clone(), bool(s.switched[k]), self._holds(s))
-    s.switched[k] = False
-    if self._flips(s, generator): s.chop_in[k], s.switched[k] = -s.chop_in[k], True
-    if k==self.n_lines(s)-1: self._end_of_sweep(s, generator)
+    event = Event(stage, k, at.chop_in[k]*at.chop_out, at.switched[k], self._holds(at))
+    at.switched[k] = self._flips(at, generator)
+    if at.switched[k]: at.chop_in[k] = -at.chop_in[k]
+    if k==self.n_lines(s)-1: self._end_of_sweep(at, generator)
     return event
 
-def _flips(self, s, generator):
+def _flips(self, at, generator):
     "Does the chopper of the line just read flip?"
-    if self.in_chop_random: return bool(self.in_chop_prob) and bool(torch.rand((), generator=generator, device=generator.device)<self.in_chop_prob)
-    return self._flips_regularly(s)
+    if self.in_chop_random: return self.in_chop_prob>0 and bool(torch.rand((), generator=generator, device=generator.device)<self.in_chop_prob)
+    return self._flips_regularly(at)
 
-def _flips_regularly(self, s):
+def _flips_regularly(self, at):
     period = self._chopper_period()
-    return period>0 and int(s.sweeps)%period==period-1
+    return period>0 and at.sweeps%period==period-1
 
-def _end_of_sweep(self, s, generator):
-    if self.out_chop_prob: s.chop_out *= 1-2*(torch.rand(s.chop_out.shape, generator=generator, device=generator.device).to(s.chop_out.device)<self.out_chop_prob).to(s.chop_out)
-    s.sweeps += 1
+def _end_of_sweep(self, at, generator):
+    if self.out_chop_prob: at.chop_out = torch.where(torch.rand(at.chop_out.shape, generator=generator, device=generator.device).to(at.chop_out)<self.out_chop_prob, -at.chop_out, at.chop_out)
+    at.sweeps += 1
 
-ChoppedTransfer._chopper_period, ChoppedTransfer._event, ChoppedTransfer._flips, ChoppedTransfer._flips_regularly, ChoppedTransfer._end_of_sweep = _chopper_period, _chopper_event, _flips, _flips_regularly, _end_of_sweep
-ChoppedTransfer._holds = lambda self, s: False
+ChoppedTransfer._chopper_period, ChoppedTransfer._where, ChoppedTransfer._signs, ChoppedTransfer._event = _chopper_period, _where, _signs_now, _chopper_event
+ChoppedTransfer._flips, ChoppedTransfer._flips_regularly, ChoppedTransfer._end_of_sweep = _flips, _flips_regularly, _end_of_sweep
+ChoppedTransfer._holds = lambda self, at: False
 
 # %% ../nbs/12_compounds.ipynb #3f4ef561
 def _fast_rates(self, s, x, d, lr):
     "The rate of A for each vector, (B, 1), or one for all"
     if not (self.auto_scale and self.fast_lr): return self.final_fast_lr(s, lr)
-    tau, rates = (1-self.auto_momentum)/len(x), []
-    for m in torch.stack([x.abs().amax(1), d.abs().amax(1)], 1).to(s.maxima):
-        s.maxima.copy_(torch.where(m>0, torch.where(s.maxima>0, torch.lerp(s.maxima, m, tau), m), s.maxima))
-        rates.append(self.final_fast_lr(s, lr))
+    base, tau, means, rates = Transfer.final_fast_lr(self, s, lr), (1-self.auto_momentum)/max(len(x), 1), s.maxima.tolist(), []
+    for largest in zip(x.abs().amax(1).tolist(), d.abs().amax(1).tolist()):
+        means = [v if not m else (1-tau)*m+tau*v if v else m for m, v in zip(means, largest)]
+        rates.append(self._scaled(base, *means))
+    s.maxima.copy_(torch.tensor(means))
     return torch.tensor(rates, dtype=x.dtype, device=x.device)[:, None]
 
 def _chopped_transfer(self, s, events, reads, lr, generator):
@@ -474,13 +485,15 @@ class DynamicTransfer(ChoppedTransfer):
 
     def __post_init__(self):
         super().__post_init__()
+        for name, least in (('buffer_cap', 0.), ('tail_weightening', 1e-9)):
+            if not least<=getattr(self, name)<math.inf: raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: {'0 or more' if not least else 'a positive number'}")
         if not self.in_chop_prob>0: raise ConfigError(f"in_chop_prob is {self.in_chop_prob!r}; allowed: above 0, the choppers are what makes it work")
 
     def _buffers(self, shape, dtype): return super()._buffers(shape, dtype) | dict(mean=torch.zeros(shape, dtype=dtype), past=torch.zeros(shape, dtype=dtype))
 
-    def _holds(self, s): return int(s.sweeps)<=self._chopper_period()
+    def _holds(self, at): return at.sweeps<=self._chopper_period()
 
-    def _flips(self, s, generator): return self._flips_regularly(s) or (self.in_chop_random and super()._flips(s, generator))
+    def _flips(self, at, generator): return self._flips_regularly(at) or (self.in_chop_random and super()._flips(at, generator))
 
     def _signal(self, s, events, reads):
         mean, past = self._lines(s.mean, events), self._lines(s.past, events)
@@ -530,7 +543,7 @@ class MixedPrecision(UpdateRule):
         x, d = _binned(x, self.n_x_bins, self.stoc_round, generator), _binned(d, self.n_d_bins, self.stoc_round, generator)
         every, seen = int(self.transfer_every*len(x)), int(s.counter)
         due = [b+1 for b in range(len(x)) if every and seen+b and not (seen+b)%every]
-        for start, stop in zip([0, *due], [*due, len(x)]):
+        for start, stop in zip([0, *due], sorted({*due, len(x)})):
             s.chi.addmm_(d[start:stop].mT, x[start:stop], alpha=lr)
             if stop in due: self._move(s, generator)
         s.counter += len(x)

@@ -40,7 +40,7 @@ class Ideal:
 
     def __post_init__(self):
         _check(self, 'a positive number', lambda v: v>0, 'dw_min')
-        _check(self, 'a finite number', lambda v: True, 'reset')
+        _check(self, 'a finite number', lambda v: True, *[f.name for f in fields(self) if isinstance(f.default, float)])
         _check(self, '0 or more', lambda v: v>=0, 'lifetime', 'diffusion', *[f.name for f in fields(self) if f.name.endswith(('_dtod', '_std'))])
 
     @property
@@ -99,7 +99,6 @@ class ConstantStep(Ideal):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(self, 'a finite number', lambda v: True, 'up_down', 'w_max', 'w_min')
         _check(self, '0 to 1', lambda v: 0<=v<=1, 'corrupt_devices_prob')
         _check(self, '0 or more', lambda v: v>=0, 'corrupt_devices_range')
         if not self.w_min<self.w_max: raise ConfigError(f"w_min is {self.w_min!r} and w_max {self.w_max!r}; allowed: w_min below w_max")
@@ -260,7 +259,9 @@ class SoftBoundsReference(SoftBounds):
 
     def _draw(self, normal):
         s = super()._draw(normal)
-        s |= dict(max_bound=s['max_bound']/(1+self.slope_up_dtod*normal()).abs(), min_bound=s['min_bound']/(1+self.slope_down_dtod*normal()).abs())
+        stuck = (s['dwmin_up']==0) & (s['dwmin_down']==0)
+        moved = lambda bound, dtod: torch.where(stuck, bound, bound/(1+dtod*normal()).abs())
+        s |= dict(max_bound=moved(s['max_bound'], self.slope_up_dtod), min_bound=moved(s['min_bound'], self.slope_down_dtod))
         s |= _soft_slopes(s) | dict(reference=self.reference_mean+self.reference_std*normal())
         return s | dict(reference=s['reference']+_crossing(s)) if self.subtract_symmetry_point else s
 
@@ -427,7 +428,7 @@ class Vector:
         object.__setattr__(self, 'devices', tuple(self.devices))
         weights = tuple(self.weights or [1/max(len(self.devices), 1)]*len(self.devices))
         object.__setattr__(self, 'weights', weights)
-        if not self.devices or len(weights)!=len(self.devices) or 0 in weights: raise ConfigError(f"weights is {weights} for {len(self.devices)} devices; allowed: one number other than 0 for each, at least one device")
+        if not self.devices or len(weights)!=len(self.devices) or not all(math.isfinite(g) and g for g in weights): raise ConfigError(f"weights is {weights} for {len(self.devices)} devices; allowed: one number other than 0 for each, at least one device")
 
     @property
     def routes(self)->tuple:
@@ -487,6 +488,7 @@ class OneSided(Vector):
     def __post_init__(self):
         super().__post_init__()
         if self.copy_inverted: object.__setattr__(self, 'weights', (1., 1.))
+        _check(self, '0 to 1', lambda v: 0<=v<=1, 'refresh_upper_thres', 'refresh_lower_thres')
         if type(self.refresh_every) is not int or self.refresh_every<0: raise ConfigError(f"refresh_every is {self.refresh_every!r}; allowed: 0 or more mini-batches")
 
     @property

@@ -155,42 +155,60 @@ def _consts(dev):
     return tuple(v for n in (dev.piecewise_up, dev.piecewise_down) for v in np.interp(grid, np.linspace(0, 1, len(n)) if len(n)>1 else [0.], n))
 
 def _population(state):
-    "The devices of a tile as the kernel takes them"
+    "The devices of a tile as a kernel takes them"
     dev, family = state.resistive, _families[type(state.resistive)]
-    params = tuple(getattr(state, name).numpy() for name in (*_bounds, *_extra.get(family, ())))
-    reference = state.reference.numpy() if hasattr(state, 'reference') else None
-    return Population(family, params, dev.dw_min_std, not dev.noise_adds, reference, getattr(dev, 'write_noise_std', 0.)*dev.dw_min, _consts(dev))
+    params = tuple(getattr(state, name) for name in (*_bounds, *_extra.get(family, ())))
+    return Population(family, params, dev.dw_min_std, not dev.noise_adds, getattr(state, 'reference', None), getattr(dev, 'write_noise_std', 0.)*dev.dw_min, _consts(dev))
 
 def _fits_kernel(w, state, train):
     "Is this a case for the kernel?"
     known = all(type(s.resistive) in _families for s in _parts(state))
-    return known and w.dtype==torch.float32 and w.device.type=='cpu' and w.is_contiguous() and train.pulse_type!='stochastic' and not _exact(state, train)
+    return known and w.dtype==torch.float32 and w.device.type in ('cpu', 'cuda') and w.is_contiguous() and train.pulse_type!='stochastic' and not _exact(state, train)
 
 def _parts(state): return state.devices if isinstance(state, CompositeState) else [state]
 
 # %% ../nbs/11_pulses.ipynb #a498e96c
+def _arrays(pop):
+    "A population of tensors as one of arrays"
+    return pop._replace(params=tuple(p.numpy() for p in pop.params), reference=None if pop.reference is None else pop.reference.numpy())
+
+def _optional(v): return None if v is None else v.numpy()
+
+def _threads(*sizes): return torch.get_num_threads() if math.prod(sizes)>300_000 else 1
+
+def _cpu_bits(p, bl, key, purpose): return torch.from_numpy(draw_bits(p.numpy(), bl.numpy(), key, purpose).view(np.int32))
+
+def _cpu_tile(w, pop, x, d, key, *, reads=None, eps=None, **kw):
+    "`update_tile` for tensors"
+    snap = update_tile(w.numpy(), _arrays(pop), x.numpy(), d.numpy(), key, reads=_optional(reads), eps=_optional(eps), n_threads=_threads(*x.shape, len(w)), **kw)
+    return None if snap is None else torch.from_numpy(snap)
+
+def _engine(w):
+    "What draws trains and updates tiles where `w` lives"
+    if not w.is_cuda: return _cpu_bits, _cpu_tile
+    from analognn.gpu import gpu_draw_bits, gpu_update_tile
+    return gpu_draw_bits, gpu_update_tile
+
+# %% ../nbs/11_pulses.ipynb #d9dc466a
 class Words(NamedTuple):
-    "Trains as the kernel takes them"
-    x: np.ndarray         # (samples, n_in) words, or numbers if `counted`
-    d: np.ndarray         # (samples, n_out)
+    "Trains as the kernels take them"
+    x: torch.Tensor       # (samples, n_in) words, or numbers if `counted`
+    d: torch.Tensor       # (samples, n_out)
     counted: bool         # Are the products of the numbers to be rounded?
     repeats: int          # Words for each sample of the batch
 
-def _encode(train, plan, key):
+def _encode(train, plan, key, draw):
     "Draw the trains"
-    bl, p_x, p_d = (v.float() for v in plan)
+    bl, p_x, p_d = (v.float().contiguous() for v in plan)
     if train.pulse_type=='stochastic_compressed':
         words = max(math.ceil(bl.max().item()/31), 1)
-        slots = (bl-31*torch.arange(words)).clamp(0, 31).reshape(-1).numpy()      # of each word: 31, 31, ..., the rest
-        spread = lambda p: p.repeat_interleave(words, 0).numpy()
-        return Words(draw_bits(spread(p_x), slots, key, 0), draw_bits(spread(p_d), slots, key, 1), False, words)
-    if train.pulse_type=='deterministic_implicit': return Words(p_x.numpy(), (bl*p_d).numpy(), True, 1)
+        slots = (bl-31*torch.arange(words, device=bl.device)).clamp(0, 31).flatten().long()      # of each word: 31, 31, ..., the rest
+        return Words(*(draw(p.repeat_interleave(words, 0), slots, key, purpose) for purpose, p in enumerate((p_x, p_d))), False, words)
+    if train.pulse_type=='deterministic_implicit': return Words(p_x, bl*p_d, True, 1)
     rounded = lambda p: p.sign()*(bl*p.abs()+.5).floor()
-    return Words(rounded(p_x).numpy(), (rounded(p_d)/bl.clamp(min=1)).numpy(), True, 1)
+    return Words(rounded(p_x), rounded(p_d)/bl.clamp(min=1), True, 1)
 
 def _key(generator): return int(torch.randint(2**62, (), generator=generator, device=generator.device))
-
-def _threads(*sizes): return torch.get_num_threads() if math.prod(sizes)>300_000 else 1
 
 def _each_part(w, state, run):
     "Call `run(weights, state, route)` for the device, or for each of a composition; what the runs gave, as one reads it"
@@ -200,28 +218,27 @@ def _each_part(w, state, run):
     w.copy_(state.visible())
     return sum(outs)
 
-# %% ../nbs/11_pulses.ipynb #d9dc466a
-def _noise(state): return state.write_noise.numpy() if hasattr(state, 'write_noise') else None
-
+# %% ../nbs/11_pulses.ipynb #09168ae8
 def _still(w, lines, columns):
     "What lines of an array hold that gets no pulses; zeros where the line is -1"
     return (w[:, lines].mT if columns else w[lines])*(lines>=0)[:, None]
 
 def _run(w, state, x, d, lr, train, generator, lines=None, columns=True):
     "The kernel on a whole tile; what `lines` hold after each sample, or zeros"
-    words = _encode(train, train.plan(x, d, lr, state.resistive.granularity), _key(generator))
-    reads = None
+    draw, update = _engine(w)
+    words, reads = _encode(train, train.plan(x, d, lr, state.resistive.granularity), _key(generator), draw), None
     if lines is not None:
-        reads = np.full((len(x), words.repeats), -1)
-        reads[:, -1] = lines.numpy()      # a sample is read after the last of its words
+        lines = lines.to(w.device)
+        reads = torch.full((len(x), words.repeats), -1, device=w.device)
+        reads[:, -1] = lines      # a sample is read after the last of its words
+        reads = reads.flatten()
     def run(w, s, route):
-        if route is None: return torch.zeros(()) if lines is None else _still(w, lines, columns)
-        snap = update_tile(w.numpy(), _population(s), words.x, words.d, _key(generator), reads=None if reads is None else reads.ravel(), by_row=not columns, eps=_noise(s), counted=words.counted,
-                           flip=route.flip, only=route.only, n_threads=_threads(*words.x.shape, len(w)))
-        return torch.zeros(()) if snap is None else torch.from_numpy(snap[words.repeats-1::words.repeats])
+        if route is None: return w.new_zeros(()) if lines is None else _still(w, lines, columns)
+        snap = update(w, _population(s), words.x, words.d, _key(generator), reads=reads, by_row=not columns, eps=getattr(s, 'write_noise', None), counted=words.counted, flip=route.flip, only=route.only)
+        return w.new_zeros(()) if snap is None else snap[words.repeats-1::words.repeats]
     return _each_part(w, state, run)
 
-# %% ../nbs/11_pulses.ipynb #09168ae8
+# %% ../nbs/11_pulses.ipynb #fc5156b2
 @torch.no_grad()
 def pulsed_update(w:torch.Tensor, # (n_out, n_in) weights, changed in place
                   state, # Their devices
@@ -231,10 +248,10 @@ def pulsed_update(w:torch.Tensor, # (n_out, n_in) weights, changed in place
                   train:PulseTrain=PulseTrain(), # How to make pulses of it
                   *, generator:torch.Generator # Where the numbers come from
                  )->torch.Tensor: # `w`
-    "W <- W - lr d x^T, sample by sample: tiles of float32 on the CPU by the kernel, all others (and pulse_type 'stochastic') slot by slot"
+    "W <- W - lr d x^T, sample by sample: contiguous tiles of float32 by the kernels, all others (and pulse_type 'stochastic') slot by slot"
     if not _fits_kernel(w, state, train): return plain_update(w, state, x, d, lr, train, generator=generator)
     check_update(w, state, x, d, lr)
-    _run(w, state, x, d, lr, train, generator)
+    if len(x): _run(w, state, x, d, lr, train, generator)
     return w
 
 @torch.no_grad()
@@ -244,22 +261,22 @@ def read_while_updating(w, state, x, d, lr, lines:torch.Tensor, # (B,) line to r
     "`pulsed_update`, and what lines hold in between"
     if not _fits_kernel(w, state, train): return plain_reads(w, state, x, d, lr, lines, train, columns=columns, generator=generator)
     check_update(w, state, x, d, lr)
-    return _run(w, state, x, d, lr, train, generator, lines, columns)
+    return _run(w, state, x, d, lr, train, generator, lines, columns) if len(x) else x.new_zeros(0, w.shape[0 if columns else 1])
 
 @torch.no_grad()
 def update_lines(w, state, lines:list, # Of columns, or rows
                  values:torch.Tensor, # (len(lines), n_out), or (len(lines), n_in) for rows
                  lr:float, train=PulseTrain(), *, columns:bool=True, generator)->torch.Tensor: # `w`
-    "Add `lr` times `values[l]` to line `lines[l]` by pulses"
-    if not _fits_kernel(w, state, train): return plain_lines(w, state, lines, values, lr, train, columns=columns, generator=generator)
+    "Add `lr` times `values[l]` to line `lines[l]` by pulses (on a GPU slot by slot)"
+    if w.is_cuda or not _fits_kernel(w, state, train): return plain_lines(w, state, lines, values, lr, train, columns=columns, generator=generator)
     one = torch.ones(len(lines), 1)
     plan = train.plan(*((one, -values) if columns else (-values, one)), lr, state.resistive.granularity)
-    words = _encode(train, plan, _key(generator))
+    words = _encode(train, plan, _key(generator), _cpu_bits)
     along, across = (words.d, words.x) if columns else (words.x, words.d)
     each = np.repeat(np.asarray(lines, np.int64), words.repeats)
     def run(w, s, route):
-        if route: update_own(w.numpy(), _population(s), each, along, across, _key(generator), across=columns, eps=_noise(s), counted=words.counted, flip=route.flip, only=route.only)
-        return torch.zeros(())
+        if route: update_own(w.numpy(), _arrays(_population(s)), each, along.numpy(), across.numpy(), _key(generator), across=columns, eps=_optional(getattr(s, 'write_noise', None)), counted=words.counted, flip=route.flip, only=route.only)
+        return w.new_zeros(())
     _each_part(w, state, run)
     return w
 

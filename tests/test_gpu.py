@@ -1,0 +1,191 @@
+"""The kernels in Triton against those in numba
+
+What is called `check_...` runs in a process of its own, on the GPU, or else in Triton's interpreter, which must be asked for before triton is imported for the first time."""
+import importlib, importlib.util, os, subprocess, sys
+from copy import deepcopy
+
+import numpy as np
+import pytest, torch
+
+from analognn import pulses
+from analognn.compounds import ChoppedTransfer
+from analognn.core import ConfigError, EngineMissing, stream
+from analognn.devices import SoftBounds, SoftBoundsReference
+from analognn.kernels import CONST, EXP, LINEAR, PIECE, POW, SOFT, Population, update_tile
+from analognn.randomness import draw_bits
+
+if not importlib.util.find_spec('triton'): pytest.skip('triton is not installed: the kernels for GPUs were not tested', allow_module_level=True)
+
+here = 'cuda' if torch.cuda.is_available() else 'cpu'
+tolerance, exceptions = (2e-5, 3) if here=='cuda' else (1e-6, 0)     # a GPU rounds otherwise, and where pulses begin to be made one by one that may change the random numbers
+interpreted = os.environ.get('TRITON_INTERPRET')=='1'
+
+def rng(): return np.random.default_rng(3)
+def there(a): return torch.from_numpy(np.ascontiguousarray(a.view(np.int32) if a.dtype==np.uint32 else a)).to(here)
+
+def by_gpu(w, pop, x, d, key, *, eps=None, reads=None, n_threads=1, **kwargs):
+    "`update_tile` by the other kernel"
+    from analognn.gpu import gpu_update_tile
+    pop = pop._replace(params=tuple(map(there, pop.params)), reference=None if pop.reference is None else there(pop.reference))
+    w_there, eps_there = there(w), None if eps is None else there(eps)
+    snap = gpu_update_tile(w_there, pop, there(x), there(d), key, eps=eps_there, reads=None if reads is None else there(reads), **kwargs)
+    w[:] = w_there.cpu().numpy()
+    if eps is not None: eps[:] = eps_there.cpu().numpy()
+    return None if snap is None else snap.cpu().numpy()
+
+def bits_by_gpu(p, bl, *args, **kwargs):
+    "`draw_bits` by the other kernel"
+    from analognn.gpu import gpu_draw_bits
+    return gpu_draw_bits(there(p), there(bl), *args, **kwargs).cpu().numpy().view(np.uint32)
+
+# The devices, and what happens to them
+
+n_out, n_in, B = 6, 300, 2
+curve  = (.00081, .36833, 12.44625, 12.78785, .244, .2425)
+models = {'constant': (CONST, {}), 'constant, written with noise': (CONST, dict(write_std=.02)), 'linear': (LINEAR, {}), 'linear, reference': (LINEAR, dict(reference=True)), 'linear, additive': (LINEAR, dict(mult=False, reference=True)),
+          'soft': (SOFT, {}), 'soft, reference': (SOFT, dict(reference=True, write_std=.02)), 'soft, additive': (SOFT, dict(mult=False)), 'exponential': (EXP, dict(consts=(*curve, 0., 0.))),
+          'exponential, more noise': (EXP, dict(consts=(*curve, .0003, .01))), 'power': (POW, {}), 'piecewise': (PIECE, dict(consts=(.5, 1., 1., .7, .6, 1.2, 1., .5)))}
+runs   = {'exact': dict(std=0., step=.001, slots=31), 'exact, large steps': dict(std=0., step=.05, slots=5), 'noisy': dict(std=.3, step=.001, slots=15), 'pulses turn round': dict(std=2., step=.01, slots=4),
+          'counted': dict(std=.3, step=.01, slots=0), 'counted, exact': dict(std=0., step=.01, slots=0)}
+each_model = pytest.mark.parametrize('model', models)
+each_run   = pytest.mark.parametrize('run', [pytest.param(r, marks=[pytest.mark.slow]*(r in ('exact, large steps', 'counted, exact'))) for r in runs])
+
+def devices(model, std=.3, step=.01):
+    "A tile of them"
+    around = lambda v, spread=.3: (v*(1+spread*rng().uniform(-1, 1, (n_out, n_in)))).astype(np.float32)
+    family, more = models[model]
+    params = [around(v) for v in (step, step, -.6, .6)]
+    if family==LINEAR: params += [around(-.6*step), around(.8*step)]
+    if family==POW: params += [around(1.), around(1.2)]
+    return Population(family, tuple(params), **dict(std=std) | more | dict(reference=around(.05) if 'reference' in more else None))
+
+def tile(pop, slots):
+    "Weights all over between the bounds, some write noise, and trains, or numbers where `slots` is 0"
+    g = rng()
+    w = (pop.params[2]+g.random((n_out, n_in))*(pop.params[3]-pop.params[2])-(0 if pop.reference is None else pop.reference)).astype(np.float32)
+    eps = (.02*g.standard_normal((n_out, n_in))).astype(np.float32) if pop.write_std else None
+    lines = [g.uniform(-1, 1, (B, n)).astype(np.float32) for n in (n_in, n_out)]
+    return w, eps, *([draw_bits(v, np.full(B, slots), 5, k) for k,v in enumerate(lines)] if slots else [1.8*v for v in lines])
+
+def assert_same(pop, slots, **kwargs):
+    "One batch by both kernels; the change of the weights"
+    w, eps, x, d = tile(pop, slots)
+    pairs = []
+    for f in (update_tile, by_gpu):
+        v, e = w.copy(), None if eps is None else eps.copy()
+        pairs.append((v, f(v, pop, x, d, 2**40+3, eps=e, counted=not slots, **kwargs), e))
+    for a,b in zip(*pairs):
+        if a is not None: assert (abs(a-b)>tolerance).sum()<=exceptions, abs(a-b).max()
+    return pairs[1][0]-w
+
+# In a process of its own
+
+@pytest.mark.parametrize('first, key, purpose', [(0, 5, 0), (2**32-2, -5, 4), (2**40, 2**63+11, 1)])
+def check_trains_are_those_of_the_cpu(first, key, purpose):
+    p = rng().uniform(-1, 1, (5, 300)).astype(np.float32)
+    p[:, :6] = 0, 1, -1, np.nextafter(np.float32(1), np.float32(0)), 1e-7, -1e-7
+    bl = np.array([31, 30, 7, 1, 0])
+    assert np.array_equal(bits_by_gpu(p, bl, key, purpose, first), draw_bits(p, bl, key, purpose, first))
+
+@each_run
+@each_model
+def check_weights_are_those_of_the_cpu(model, run):
+    setup = runs[run]
+    assert abs(assert_same(devices(model, setup['std'], setup['step']), setup['slots'])).max()>setup['step']
+
+@pytest.mark.parametrize('only', [0, 1, -1])
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('slots', [31, 0])
+def check_pulses_take_the_same_routes(slots, flip, only):
+    change = assert_same(devices('constant', 0.), slots, flip=flip, only=only)
+    assert (change.max()>.005, change.min()<-.005) == (only>=0, only<=0)
+
+@pytest.mark.parametrize('by_row', [False, True])
+@pytest.mark.parametrize('slots', [5, 0])
+def check_reads_are_those_of_the_cpu(slots, by_row): assert_same(devices('soft, reference'), slots, reads=np.array([3, 5]), by_row=by_row)
+
+@pytest.mark.parametrize('model', ['soft, reference', 'piecewise', 'exponential, more noise'])
+def check_results_do_not_depend_on_the_tile(model, monkeypatch):
+    from analognn import gpu
+    pop, seen = devices(model, 2.), []
+    for shape in ((128, 256), (4, 128), (16, 64)):
+        monkeypatch.setattr(gpu, '_tile', shape)
+        w, eps, x, d = tile(pop, 2)
+        seen.append([by_gpu(w, pop, x, d, 9, eps=eps, reads=np.array([-1, 5])), w, *([] if eps is None else [eps])])
+    for other in seen[1:]: assert all(map(np.array_equal, seen[0], other))
+
+def check_degenerate_devices_stay_finite():
+    few = lambda *v: np.resize(np.array(v, np.float32), (n_out, n_in))
+    for family, more in {f: dict(consts=m.get('consts', ())) for f,m in models.values()}.items():
+        params = few(0, .5, .1, 0, 3), few(0, .5, .1, 0, 3), few(.1, -.5, 0, 0, -.001), few(.1, .5, 0, 0, .001), few(1), few(1)
+        pop = Population(family, params[:6 if family in (LINEAR, POW) else 4], std=5., **more)
+        w, _, x, d = tile(pop, 3)
+        by_gpu(w, pop, x, d, 1)
+        assert np.isfinite(w).all() and (w>=params[2]-1e-6).all() and (w<=params[3]+1e-6).all()
+
+@pytest.mark.parametrize('scale_fast_lr', [True, False])
+def check_residual_learning_takes_the_same_way(scale_fast_lr, monkeypatch):
+    "gamma, choppers and rates that change, on both kernels: the visible weights agree"
+    rule = ChoppedTransfer(fast=SoftBoundsReference(dw_min=.01), slow=SoftBounds(dw_min=.01), gamma=.5, fast_lr=.5, scale_fast_lr=scale_fast_lr, in_chop_prob=.5, out_chop_prob=.5)
+    fresh, g, calls = rule.init((4, 7), generator=stream(0, 'devices')), stream(0, 'data'), []
+    batches = [(torch.randn(3, 7, generator=g), torch.randn(3, 4, generator=g), lr) for lr in (.2, .1, .05, .4)]
+    def learn():
+        s, g = deepcopy(fresh), stream(0, 'pulses')
+        for x, d, lr in batches: rule.update(s, x, d, lr, generator=g)
+        return s
+    cpu = learn()
+    for name, f in dict(update_tile=by_gpu, draw_bits=bits_by_gpu).items(): monkeypatch.setattr(pulses, name, lambda *args, f=f, name=name, **kwargs: (calls.append(name), f(*args, **kwargs))[1])
+    gpu = learn()
+    assert calls.count('update_tile')>=4 and calls.count('draw_bits')>=8
+    assert (gpu.chop_in<0).any() and abs(rule.weight(gpu)-rule.weight(fresh)).max()>.02
+    for a, b in ((rule.weight(cpu), rule.weight(gpu)), (cpu.arrays, gpu.arrays), (cpu.buffer, gpu.buffer), (cpu.chop_in, gpu.chop_in), (cpu.chop_out, gpu.chop_out)): assert torch.allclose(a, b, rtol=0, atol=1e-5)
+
+def checks(*options):
+    "Run the checks in a process of their own"
+    env = os.environ if here=='cuda' else os.environ | {'TRITON_INTERPRET': '1'}
+    out = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-o', 'python_functions=check_*', '-p', 'no:cacheprovider', __file__, *options], capture_output=True, text=True, env=env)
+    assert not out.returncode, out.stdout+out.stderr
+
+def test_both_kernels_agree(): checks()
+
+@pytest.mark.slow
+def test_both_kernels_agree_in_more_cases(): checks('--slow', '-m', 'slow')
+
+# Without GPU and interpreter
+
+def test_missing_triton_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    monkeypatch.delitem(sys.modules, 'analognn.gpu', raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'analognn\[gpu\]'") as e: importlib.import_module('analognn.gpu')
+    assert isinstance(e.value, EngineMissing)
+
+@pytest.mark.skipif(interpreted, reason='the interpreter takes tensors on the CPU')
+def test_tensors_on_the_cpu_are_refused():
+    from analognn.gpu import gpu_draw_bits
+    with pytest.raises(ConfigError, match='lives on cpu'): gpu_draw_bits(torch.ones(2, 3), torch.ones(2, dtype=torch.int64), 0)
+
+variants = [dict(), dict(WIDE=True, WRITE_NOISE=True, READS=1, FLIP=True, ONLY=1), dict(COUNTED=True, READS=2, ONLY=-1), dict(MULT=False, WIDE=True, HAS_REF=True, READS=1, WRITE_NOISE=True)]
+
+def machine_code(f, arch, kinds, constants):
+    "What triton makes of kernel `f` for NVIDIA's architecture `arch`"
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    aligned = {(k,): [['tt.divisibility', 16]] for k,name in enumerate(f.arg_names) if kinds.get(name, '').startswith('*')}
+    source = ASTSource(f, {name: kinds.get(name, 'constexpr') for name in f.arg_names}, constants, aligned)
+    return triton.compile(source, target=GPUTarget('cuda', arch, 32), options=dict(num_warps=1)).asm['cubin']
+
+@pytest.mark.skipif(interpreted, reason='the interpreter compiles nothing')
+@pytest.mark.parametrize('arch', [80, *(pytest.param(a, marks=pytest.mark.slow) for a in (75, 90))])
+@pytest.mark.parametrize('family', [SOFT, *(pytest.param(f, marks=pytest.mark.slow) for f in (CONST, LINEAR, EXP, POW, PIECE))])
+def test_kernels_compile(family, arch, monkeypatch, tmp_path):
+    from analognn import gpu
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    for change in variants if family!=SOFT or arch!=80 else variants[-1:]:
+        if change.get('HAS_REF') and family not in (LINEAR, SOFT): continue
+        constants = dict(FAMILY=int(family), MULT=True, WIDE=False, HAS_REF=False, WRITE_NOISE=False, COUNTED=False, FLIP=False, ONLY=0, READS=0, BI=4, BJ=32) | change
+        kinds = dict.fromkeys('W SU SD LO HI BU BD REF EPS snap consts'.split(), '*fp32') | dict.fromkeys(['xb', 'db'], '*fp32' if constants['COUNTED'] else '*i32')
+        kinds |= dict(reads='*i64', key='u64', std='fp32', wn='fp32') | dict.fromkeys('n_out n_in B segments'.split(), 'i32')
+        assert len(machine_code(gpu._update, arch, kinds, constants))>1000
+    kinds = dict(P='*fp32', BL='*i64', out='*i32', n='i32', purpose='i32', first='i64', key='u64')
+    assert len(machine_code(gpu._bits, arch, kinds, dict(BLOCK=256)))>1000
