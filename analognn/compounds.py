@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Term', 'RuleState', 'UpdateRule', 'SingleArray', 'as_rule', 'Event', 'Transfer', 'BufferedTransfer',
-           'ChoppedTransfer', 'DynamicTransfer', 'MixedPrecision', 'rule_preset']
+           'ChoppedTransfer', 'DynamicTransfer', 'MixedPrecision', 'rule_preset', 'bench_transfers']
 
 # %% ../nbs/12_compounds.ipynb #d2c2ca68
 import math
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .core import ConfigError, pick
+from .bench import bench, race
+from .core import ConfigError, pick, stream
 from .devices import SoftBounds, device_presets, preset
 from .pulses import PulseTrain, check_update, pulsed_update, read_while_updating, update_lines
 
@@ -601,3 +602,16 @@ def rule_preset(rule:str, # 'SGD', 'TTv1', 'TTv2', 'TTv3', 'TTv4' or 'MixedPreci
     make, d = pick(_generations, rule, 'rule preset'), preset(device)
     if rule.startswith('TT') and device=='ReRamSB': d = replace(d, subtract_symmetry_point=True)
     return make(device, d)
+
+# %% ../nbs/12_compounds.ipynb #3c27f5a3
+@bench('transfers')
+def bench_transfers(mode:str # 'quick', 'default' or 'full'
+                   ): # A `Race`
+    "Update rules that transfer after every vector, against the plain device: 512 x 512, batch 32, small gradients"
+    g = stream(0, 'bench')
+    x, d, each = torch.randn(32, 512, generator=g), .02*torch.randn(32, 512, generator=g), dict(fast=SoftBounds(), slow=SoftBounds(), units_in_mbatch=False)
+    absolute = each | dict(fast_lr=.01)
+    rules = dict(SoftBounds=SingleArray(SoftBounds()), Transfer=Transfer(**each), BufferedTransfer=BufferedTransfer(**each), ChoppedTransfer=ChoppedTransfer(**absolute), DynamicTransfer=DynamicTransfer(**absolute))
+    states = {name: rule.init((512, 512), generator=g) for name, rule in rules.items()}
+    update = lambda name: lambda: rules[name].update(states[name], x, d, .01, generator=g)
+    return race({name: update(name) for name in rules}, rounds=dict(quick=2, default=25, full=75)[mode], min_time=0.)

@@ -32,8 +32,7 @@ class Tile(nn.Module):
         self.rule, self.forward_io, self.backward_io = as_rule(resistive), forward_io, backward_io
         self.register_buffer('rng', torch.tensor([key, 0]))
         self.handle = nn.Parameter(torch.empty(0, device=device, dtype=dtype))
-        self.place = dict(device=device, dtype=dtype or torch.get_default_dtype())
-        self.state = self.rule.init(shape, generator=stream(key, 'populate'), **self.place)
+        self.state = self.rule.init(shape, generator=stream(key, 'populate'), device=device, dtype=dtype or torch.get_default_dtype())
         self.pending = []
 
     def populate(self, key:int # Names the tile's randomness from now on
@@ -105,7 +104,7 @@ class _Learning(torch.autograd.Function):
     def backward(ctx, d):
         (x,), tile = ctx.saved_tensors, ctx.layer.tile
         with torch.no_grad(): grad = (tile.product(d, transposed=True) if ctx.weight is None else d@ctx.weight) if ctx.needs_input_grad[0] else None
-        tile.remember(x.detach(), d.detach())
+        if ctx.needs_input_grad[1]: tile.remember(x.detach(), d.detach())      # not where the handle is frozen
         return grad, torch.zeros_like(tile.handle), None, None
 
 # %% ../nbs/21_nn.ipynb #ae67e3be

@@ -176,7 +176,7 @@ def _optional(v): return None if v is None else v.numpy()
 
 def _threads(*sizes): return torch.get_num_threads() if math.prod(sizes)>300_000 else 1
 
-def _cpu_bits(p, bl, key, purpose): return torch.from_numpy(draw_bits(p.numpy(), bl.numpy(), key, purpose).view(np.int32))
+def _cpu_bits(p, bl, key, purpose): return torch.from_numpy(draw_bits(p.numpy(), bl.numpy(), key, purpose, n_threads=_threads(31, *p.shape)).view(np.int32))
 
 def _cpu_tile(w, pop, x, d, key, *, reads=None, eps=None, **kw):
     "`update_tile` for tensors"
@@ -288,16 +288,21 @@ def _contender(dev, batch, scale, n=512):
     "An update of a tile of n x n devices; `scale` of the gradients decides how long the trains are"
     g = stream(0, 'bench')
     tile, x, d = dev.populate((n, n), generator=g), torch.randn(batch, n, generator=g), scale*torch.randn(batch, n, generator=g)
-    start = tile.write(torch.empty(n, n).uniform_(-.3, .3, generator=g))
-    return lambda w: pulsed_update(w.copy_(start), tile, x, d, .01, generator=g)
+    start = tile.write(torch.empty(n, n).uniform_(-.3, .3, generator=g)).numpy()
+    def update(w):
+        np.copyto(w.numpy(), start)
+        return pulsed_update(w, tile, x, d, .01, generator=g)
+    return update
 
 @bench('pulses')
 def bench_pulses(mode:str # 'quick', 'default' or 'full'
                 )->dict:
     "Pulsed updates against the exact update, on a tile of 512 x 512"
-    w, other, g = torch.zeros(512, 512), torch.zeros(2**23), stream(1, 'bench')
+    other, g = np.zeros(2**23, np.float32), stream(1, 'bench')
     x, d = torch.randn(32, 512, generator=g), torch.randn(32, 512, generator=g)
-    cold = lambda: (w.clone(), other.add_(1.))[:1]
+    def cold():
+        np.add(other, 1., out=other)      # by numpy, in one thread: PyTorch's threads would go on spinning for a while on the cores that are to be measured
+        return (torch.from_numpy(np.zeros((512, 512), np.float32)),)
     saturated, small = 1., .02
     one = {'cold addmm': lambda w: w.addmm_(d.mT, x, alpha=-.01)}
     one |= {f'{name}, saturated': _contender(dev, 32, saturated) for name, dev in _raced.items()}

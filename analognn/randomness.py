@@ -148,13 +148,18 @@ def draw_rows(b0, b1, p, negative, BL, out, k0, k1, purpose, first):
 _pools = {}
 
 def over_rows(f, n:int, # Rows
-              n_threads:int # Threads at most
+              n_threads:int # Threads at most, this one included
              ):
     "Call `f(start, stop)` over 0 .. n, by several threads; results must not depend on the cuts"
     if n_threads<=1 or n<2: return f(0, n)
-    pool = _pools.setdefault((os.getpid(), n_threads), ThreadPoolExecutor(n_threads))
-    cuts = [n*k//(4*n_threads) for k in range(4*n_threads+1)]
-    list(pool.map(f, cuts[:-1], cuts[1:]))
+    cuts = [n*k//(8*n_threads) for k in range(8*n_threads+1)]
+    parts = iter(list(zip(cuts, cuts[1:])))
+    def work():
+        for start, stop in parts: f(start, stop)     # whoever is free takes the next part
+    pool = _pools.setdefault((os.getpid(), n_threads), ThreadPoolExecutor(n_threads-1))
+    helpers = [pool.submit(work) for _ in range(n_threads-1)]
+    work()
+    for h in helpers: h.result()
 
 def key_words(key:int # 64 bits
              )->tuple:
@@ -165,9 +170,11 @@ def draw_bits(p:np.ndarray, # (B, n) float32 probabilities, with the signs of th
               bl:np.ndarray, # (B,) bits of each word, 0 to 31
               key:int, # Of the random numbers
               purpose:int=0, # Trains of the same key for another purpose are others
-              first:int=0 # Number of the first sample
+              first:int=0, # Number of the first sample
+              n_threads:int=1 # Results do not depend on it
              )->np.ndarray: # (B, n) uint32
     "Pulse trains: words whose lowest bits are set with probability |p|, and whose highest says that p is negative"
     out = np.empty(p.shape, U)
-    draw_rows(0, len(p), np.abs(p), p<0, bl.astype(np.int64), out, *key_words(key), purpose, first)
+    size, negative, bl = np.abs(p), p<0, bl.astype(np.int64)
+    over_rows(lambda start, stop: draw_rows(start, stop, size, negative, bl, out, *key_words(key), purpose, first), len(p), n_threads)
     return out
