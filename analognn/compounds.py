@@ -121,7 +121,7 @@ def as_rule(resistive # A device, a composition of devices, or an update rule
            )->UpdateRule:
     "The rule itself, or plain updates of the device"
     if isinstance(resistive, UpdateRule): return resistive
-    if not hasattr(resistive, 'populate'): raise ConfigError(f"resistive is {resistive!r}; allowed: a device or an update rule")
+    if not hasattr(resistive, 'populate') or isinstance(resistive, type): raise ConfigError(f"resistive is {resistive!r}; allowed: a device or an update rule")
     return SingleArray(resistive)
 
 # %% ../nbs/12_compounds.ipynb #a784d6d8
@@ -160,6 +160,8 @@ class Transfer(UpdateRule):
                 if not (isinstance(v, (int, float)) and 0<=v<math.inf): raise ConfigError(f"{name} is {v!r}; allowed: 0 or more")
         if type(self.n_reads_per_transfer) is not int or self.n_reads_per_transfer<1: raise ConfigError(f"n_reads_per_transfer is {self.n_reads_per_transfer!r}; allowed: a positive whole number")
         if self.with_reset_prob>1: raise ConfigError(f"with_reset_prob is {self.with_reset_prob!r}; allowed: 0 to 1")
+        if not _as_tuple(self.fast) or not all(hasattr(d, 'populate') and not isinstance(d, type) for d in self.device_list): raise ConfigError(f"fast is {self.fast!r} and slow {self.slow!r}; allowed: devices")
+        if not self.units_in_mbatch and any(0<e<.5 for e in _as_tuple(self.transfer_every)): raise ConfigError(f"transfer_every is {self.transfer_every!r}; allowed: 0 (never), 1 or more vectors")
         n = len(self.device_list)-self.no_self_transfer
         for name in ('transfer_every', 'transfer_lr'):
             v = getattr(self, name)
@@ -331,6 +333,7 @@ class BufferedTransfer(Transfer):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.no_self_transfer: raise ConfigError('no_self_transfer is False; allowed: True, a buffer belongs to A alone')
         if len(self.device_list)!=2: raise ConfigError(f"fast is {self.fast!r}; allowed: one device")
         for name in ('thres_scale', 'step', 'buffer_granularity'):
             if hasattr(self, name) and not 0<getattr(self, name)<math.inf: raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: a positive number")
@@ -389,6 +392,7 @@ For every vector (x, d), with k the line whose turn it is:
         super().__post_init__()
         for name in ('in_chop_prob', 'out_chop_prob'):
             if not 0<=getattr(self, name)<=1: raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: 0 to 1")
+        if self.thres_scale!=1: raise ConfigError(f"thres_scale is {self.thres_scale!r}; allowed: 1 (buffer_granularity scales the threshold here)")
         if not 0<=self.auto_momentum<1: raise ConfigError(f"auto_momentum is {self.auto_momentum!r}; allowed: 0 to below 1")
         if not 0<=self.auto_granularity<math.inf: raise ConfigError(f"auto_granularity is {self.auto_granularity!r}; allowed: 0 or more")
 
@@ -405,8 +409,8 @@ For every vector (x, d), with k the line whose turn it is:
     def base_buffer_granularity(self, s:RuleState # State of a tile
                                )->float:
         "What one unit of H stands for"
-        base = self.buffer_granularity*self.device_list[0].granularity
-        return base*self.auto_granularity/(self.n_lines(s)*self.transfer_every) if self.auto_granularity and self.transfer_every else base
+        base, every = self.buffer_granularity*self.device_list[0].granularity, _as_tuple(self.transfer_every)[0]
+        return base*self.auto_granularity/(self.n_lines(s)*every) if self.auto_granularity and every else base
 
     def final_fast_lr(self, s, lr):
         return self._scaled(super().final_fast_lr(s, lr), *s.maxima.tolist()) if self.auto_scale and self.fast_lr else super().final_fast_lr(s, lr)
@@ -538,6 +542,10 @@ class MixedPrecision(UpdateRule):
         "A fresh tile (n_out, n_in), its devices at zero"
         return RuleState(self, [self.device.populate(shape, generator=generator, dtype=dtype, device=device)], chi=torch.zeros(tuple(shape), dtype=dtype), line=torch.zeros((), dtype=torch.int64))
 
+    def write(self, s, w):
+        s.chi.zero_()
+        return super().write(s, w)
+
     def update(self, s, x, d, lr, *, generator):
         "Learn from a batch: x (B, n_in), d (B, n_out)"
         check_update(s.slow, s.devices[0], x, d, lr)
@@ -598,7 +606,7 @@ _generations = {
 def rule_preset(rule:str, # 'SGD', 'TTv1', 'TTv2', 'TTv3', 'TTv4' or 'MixedPrecision'
                 device:str # One of `device_presets`
                )->UpdateRule:
-    "An update rule with published settings on a device with published parameters"
+    "An update rule with published settings on a device with published parameters; lines are read exactly, `replace(rule, transfer_forward=IOParameters(...))` adds what a circuit does to that"
     make, d = pick(_generations, rule, 'rule preset'), preset(device)
     if rule.startswith('TT') and device=='ReRamSB': d = replace(d, subtract_symmetry_point=True)
     return make(device, d)

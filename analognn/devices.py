@@ -284,13 +284,18 @@ class ExpStep(ConstantStep):
     dw_min_std_slope: float = 0.      # Noise in proportion to the weight, added likewise
     write_noise_std: float = 0.       # Noise of what one reads after a pulse, in units of `dw_min`
 
+    def __post_init__(self):
+        super().__post_init__()
+        _check(self, 'a positive number: the devices must move at weight 0', lambda v: v>0, 'granularity')
+
     @property
     def granularity(self): return self.dw_min*(_exp_factor(self.A_up, self.gamma_up*self.b)+_exp_factor(self.A_down, -self.gamma_down*self.b))/2
 
     def _draw(self, normal): return _with_write_noise(self, super()._draw(normal))
 
     def steps(self, s, w):
-        z = 2*self.a*w/(s.max_bound-s.min_bound)+self.b
+        room = s.max_bound-s.min_bound
+        z = torch.where(room==0, 0., 2*self.a*w/room)+self.b
         up, down = (1-self.A_up*torch.exp(self.gamma_up*z)).clamp(min=0.), (1-self.A_down*torch.exp(-self.gamma_down*z)).clamp(min=0.)
         return up*s.dwmin_up, -down*s.dwmin_down
 
@@ -336,6 +341,7 @@ class PiecewiseStep(ConstantStep):
             nodes = tuple(getattr(self, name))
             if not nodes or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in nodes): raise ConfigError(f"{name} is {nodes!r}; allowed: one finite number or more")
             object.__setattr__(self, name, nodes)
+        _check(self, 'a positive number: the devices must move in the middle of the table', lambda v: v>0, 'granularity')
 
     @property
     def granularity(self): return self.dw_min*self.piecewise_up[len(self.piecewise_up)//2]
@@ -546,7 +552,8 @@ class CompositeState(nn.Module):
              ):
         "Write `w`, unless it is what the devices show anyway"
         self.check(w)
-        if not torch.equal(w, self.visible()): self.write(w)
+        tolerance = max(8*torch.finfo(w.dtype).eps, 1e-6)*self.hidden.abs().max()      # a change of type rounds both
+        if (w-self.visible()).abs().max()>tolerance: self.write(w)
 
     @torch.no_grad()
     def pulse(self, w, sign, *, generator)->torch.Tensor:
@@ -603,7 +610,7 @@ device_presets = {
     'EcRamMO': (LinearStep(dw_min=.00028214, w_max=1.1714, w_min=-.8286, gamma_up=.4152, gamma_down=.7342, dw_min_dtod=.1, w_max_dtod=.05, w_min_dtod=.05, dw_min_std=2.), 'Kim et al., IEDM 2019'),
     'Idealized': (ConstantStep(dw_min=.0002, up_down_dtod=0., w_max=1., w_min=-1.), 'Gokmen & Vlasov 2016; Rasch et al. 2019'),
     'GokmenVlasov': (ConstantStep(dw_min=.0016, w_max=1., w_min=-1.), 'Gokmen & Vlasov, Frontiers in Neuroscience 10, 2016'),
-    'PCM': (OneSided((_pcm, _pcm)), 'Nandakumar et al., Frontiers in Neuroscience 14, 2020'),
+    'PCM': (OneSided((_pcm, _pcm), refresh_every=1), 'Nandakumar et al., Frontiers in Neuroscience 14, 2020'),
 }
 
 def preset(name:str # One of `device_presets`

@@ -7,14 +7,15 @@ __all__ = ['Tile', 'AnalogLinear', 'analog_layers', 'program', 'draw', 'seed_', 
            'as_designed']
 
 # %% ../nbs/21_nn.ipynb #259133b7
-import copy
+import copy, warnings
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from .compounds import as_rule
-from .core import AnalogError, ConfigError, ShapeError, stream
+from .core import ConfigError, ShapeError, stream
 from .nonideal import Hardware, IOParameters, analog_product, cut_small, draw_mismatch, gaussian, mismatched, noise_gain, summer
 
 # %% ../nbs/21_nn.ipynb #fcbbf6a2
@@ -31,7 +32,8 @@ class Tile(nn.Module):
         super().__init__()
         self.rule, self.forward_io, self.backward_io = as_rule(resistive), forward_io, backward_io
         self.register_buffer('rng', torch.tensor([key, 0]))
-        self.handle = nn.Parameter(torch.empty(0, device=device, dtype=dtype))
+        self.handle = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
+        self.handle.crossbar = self     # how AnalogSGD finds the way
         self.state = self.rule.init(shape, generator=stream(key, 'populate'), device=device, dtype=dtype or torch.get_default_dtype())
         self.pending = []
 
@@ -66,16 +68,29 @@ class Tile(nn.Module):
         self.rng[1] += 1
         return stream(*self.rng.tolist(), purpose)
 
-    def remember(self, x, d):
-        "Keep inputs (B, n_in) and gradients (B, n_out) until the optimizer's step"
-        if len(self.pending)>=1000: raise AnalogError("1000 backward passes without a step of AnalogSGD: resistive layers learn with that optimizer alone")
-        self.pending.append((x, d))
+    def remember(self, x, d, task):
+        "Keep inputs (B, n_in) and gradients (B, n_out) of one backward pass until the optimizer's step"
+        if self.handle.grad is None or not self.handle.grad: self.pending = [p for p in self.pending if p[2]==task]     # what came before was dropped
+        if len(self.pending)>=1000:
+            warnings.warn('1000 backward passes without a step of AnalogSGD: their gradients are dropped. Resistive layers learn with that optimizer alone; freeze the handle of a tile that is not to learn')
+            self.pending.clear()
+        self.pending.append((x, d, task))
+
+    def scale(self)->float:
+        "What happened to the gradients since the backward passes: a factor; 0 if they were dropped"
+        return 0. if self.handle.grad is None or not self.pending else self.handle.grad.item()/(_unit*len(self.pending))
+
+    def check(self):
+        "Complain about gradients that can't be learned, before anything is changed"
+        bad = [name for x, d, _ in self.pending for name, v in (('inputs', x), ('gradients', d)) if not torch.isfinite(v).all()]
+        if bad and self.scale(): raise ConfigError(f"{bad[0]} of a resistive layer hold NaN or infinite values; nothing was updated")
 
     def learn(self, lr:float # Learning rate
              ):
         "Turn what is remembered into pulses, and let one mini-batch of time pass"
-        for x, d in self.pending: self.rule.update(self.state, x, d, float(lr), generator=self.fresh('update'))
-        self.pending.clear()
+        pending, factor = self.pending, self.scale()
+        self.pending = []
+        for x, d, _ in pending if factor else []: self.rule.update(self.state, x, factor*d if abs(factor-1)>1e-4 else d, float(lr), generator=self.fresh('update'))
         self.rule.relax(self.state, generator=self.fresh('relax'))
 
     def __deepcopy__(self, memo):
@@ -83,7 +98,10 @@ class Tile(nn.Module):
         new = self.__new__(type(self))
         memo[id(self)] = new
         new.__dict__.update({k: copy.deepcopy(v, memo) for k,v in self.__dict__.items() if k!='pending'}, pending=[])
+        new.handle.crossbar = new
         return new
+
+_unit = 1e-4     # of the handle's gradient: small enough not to count in the norm that clipping looks at
 
 def _term_product(t, x, transposed):
     "One array's part of a product"
@@ -98,14 +116,15 @@ class _Learning(torch.autograd.Function):
     def forward(ctx, x, handle, layer, weight):
         ctx.layer, ctx.weight = layer, weight
         ctx.save_for_backward(x)
-        with torch.no_grad(): return layer.tile.product(x) if weight is None else x@weight.mT
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False): return layer.tile.product(x) if weight is None else x@weight.mT
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d):
         (x,), tile = ctx.saved_tensors, ctx.layer.tile
         with torch.no_grad(): grad = (tile.product(d, transposed=True) if ctx.weight is None else d@ctx.weight) if ctx.needs_input_grad[0] else None
-        if ctx.needs_input_grad[1]: tile.remember(x.detach(), d.detach())      # not where the handle is frozen
-        return grad, torch.zeros_like(tile.handle), None, None
+        if ctx.needs_input_grad[1]: tile.remember(x.detach(), d.detach(), torch._C._current_graph_task_id())      # not where the handle is frozen
+        return grad, torch.full_like(tile.handle, _unit), None, None
 
 # %% ../nbs/21_nn.ipynb #ae67e3be
 def _noisy(layer, x, std, purpose):
@@ -130,7 +149,8 @@ def _check_input(layer, x):
 class AnalogLinear(nn.Linear):
     """A linear layer with the errors of its circuit; `weight` and `bias` are what one would like to have
 
-With `resistive` the weight lies in a `Tile` and learns by pulses, under `AnalogSGD`; `weight` then shows what the tile does, and the bias stays an ordinary parameter."""
+With `resistive` the weight lies in a `Tile` and learns by pulses, under `AnalogSGD`. `weight` is then a copy of what the tile shows; assigning to it writes the tile. The bias stays an ordinary parameter.
+With `hardware` the product is that of the circuit, and `forward_io` and `backward_io` have no part in it."""
     def __init__(self, n_in:int, # Inputs
                  n_out:int, # Outputs
                  bias:bool=True, # With a bias?
@@ -142,6 +162,7 @@ With `resistive` the weight lies in a `Tile` and learns by pulses, under `Analog
                  dtype=None # Their type
                 ):
         if resistive is None and (forward_io or backward_io): raise ConfigError("forward_io or backward_io is given without resistive; allowed: only for layers that learn by pulses (others take hardware)")
+        if hardware not in (None, Hardware()) and (forward_io or backward_io): raise ConfigError('hardware is given along with forward_io or backward_io; allowed: one of both ways to describe the product')
         super().__init__(n_in, n_out, bias, device=device, dtype=dtype)
         self.hardware = hardware or Hardware()
         for name, like in (('weight', self.weight), ('bias', self.bias)):
@@ -161,6 +182,17 @@ With `resistive` the weight lies in a `Tile` and learns by pulses, under `Analog
         "The weight of a resistive layer is what its tile shows"
         if name=='weight' and 'tile' in self.__dict__.get('_modules', {}): return self.tile.weight()
         return super().__getattr__(name)
+
+    def __setattr__(self, name, value):
+        "Assigning the weight of a resistive layer writes it to the tile"
+        if name=='weight' and 'tile' in self.__dict__.get('_modules', {}): self.tile.write(value.detach())
+        else: super().__setattr__(name, value)
+
+    def reset_parameters(self):
+        "PyTorch's initial distribution, for weight and bias"
+        w = self.weight
+        super().reset_parameters()
+        if 'tile' in self._modules: self.weight = nn.init.kaiming_uniform_(w, a=5**.5)
 
     def effective(self, name:str # 'weight' or 'bias'
                  )->torch.Tensor|None: # As the chip has it: written, drifted, mismatched
@@ -185,8 +217,7 @@ With `resistive` the weight lies in a `Tile` and learns by pulses, under `Analog
 
     def _learned_product(self, x, w, b=None):
         "The product with the tile (or with `w`, its weight on this chip), plus bias; what the tile needs to learn is kept"
-        self.tile.handle.crossbar = self.tile     # how AnalogSGD finds the way
-        rows = x.reshape(-1, self.in_features)
+        rows = x.reshape(-1, self.in_features).to(self.tile.handle.dtype)
         y = _Learning.apply(rows, self.tile.handle, self, w).view(*x.shape[:-1], self.out_features)
         b = self.bias if w is None else b
         return y if b is None else y+b

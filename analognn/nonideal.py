@@ -194,6 +194,8 @@ class IOParameters:
             if not 0<=getattr(self, k)<math.inf: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: 0 or more")
         for k in ('inp_bound', 'out_bound', 'ir_drop_g_ratio'):
             if not getattr(self, k)>0: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a positive number")
+        for res, bound in (('inp_res', 'inp_bound'), ('out_res', 'out_bound')):
+            if getattr(self, res) and math.isinf(getattr(self, bound)): raise ConfigError(f"{bound} is infinite and {res} {getattr(self, res)!r}; allowed: a finite {bound}, or {res}=0")
         pick(dict(abs_max=1, none=1), self.noise_management, 'noise_management')
         pick(dict(iterative=1, none=1), self.bound_management, 'bound_management')
 

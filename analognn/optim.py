@@ -36,10 +36,16 @@ def _check_data(x, y, name):
 
 # %% ../nbs/22_optim.ipynb #ea03f327
 class AnalogSGD(torch.optim.SGD):
-    "Stochastic gradient descent for models with resistive layers; arguments of `torch.optim.SGD`"
+    "Stochastic gradient descent for models with resistive layers; arguments of `torch.optim.SGD`, of which tiles use the learning rate alone"
     def step(self, closure=None):
         "Update ordinary parameters by their gradients, and tiles by pulses"
-        loss = super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad(): loss = closure()
+        for group in self.param_groups:
+            if group['maximize'] and _tiles(group): raise ConfigError('maximize is True; allowed: False for parameters of resistive layers')
+            for tile in _tiles(group): tile.check()
+        super().step()
         for group in self.param_groups:
             for tile in _tiles(group): tile.learn(group['lr'])
         return loss
@@ -51,7 +57,7 @@ class AnalogSGD(torch.optim.SGD):
             for tile in _tiles(group): tile.pending.clear()
 
 def _tiles(group):
-    "The tiles behind the parameters of a group, as far as they were used"
+    "The tiles behind the parameters of a group"
     return [p.crossbar for p in group['params'] if hasattr(p, 'crossbar')]
 
 # %% ../nbs/22_optim.ipynb #ab667abd
@@ -85,8 +91,8 @@ def fit(model:nn.Module, # Trained in place
     x, y = train
     opt = (optimizer or _default_optimizer(model, weight_decay))(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs)
-    run = dict(history=[], best=float('inf'), at=-1, kept=None)
-    settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, weight_decay=weight_decay, input_noise=input_noise, samples=len(x))
+    run = dict(history=[], best=float('inf'), at=-1, kept=None, val_chips=val_chips)
+    settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, weight_decay=weight_decay, input_noise=input_noise, fresh_chips=fresh_chips, optimizer=type(opt).__name__, samples=len(x))
     parts = dict(model=model, opt=opt, schedule=schedule)
     if checkpoint and Path(checkpoint).exists(): run = _resume(checkpoint, settings, parts, generator)
     from tqdm import trange
@@ -94,7 +100,7 @@ def fit(model:nn.Module, # Trained in place
         model.train()
         total = sum(_step(model, opt, _blurred(x[i], input_noise, generator), y[i], generator if fresh_chips else None)*len(i) for i in torch.randperm(len(x), generator=generator).split(batch_size))
         schedule.step()
-        run['history'].append((total/len(x), *_validate(model, *val, val_chips)))
+        run['history'].append((total/len(x), *_validate(model, *val, run['val_chips'])))
         loss = run['history'][-1][1]
         if loss<run['best']: run |= dict(best=loss, kept=copy.deepcopy(model.state_dict()), at=epoch)
         if checkpoint: _save(checkpoint, settings, parts, generator, run)
@@ -118,7 +124,8 @@ def _resume(file, settings, parts, generator):
     "Put everything back as it was when the file was written"
     try: saved = torch.load(file, weights_only=True)
     except Exception as e: raise ConfigError(f"checkpoint {str(file)!r} can't be read: {e}") from e
-    if saved.get('settings')!=settings: raise ConfigError(f"checkpoint {str(file)!r} is of a training with {saved.get('settings')}; this one has {settings}: name another file")
+    if not isinstance(saved, dict) or 'settings' not in saved: raise ConfigError(f"checkpoint {str(file)!r} is not from a training")
+    if saved['settings']!=settings: raise ConfigError(f"checkpoint {str(file)!r} is of a training with {saved['settings']}; this one has {settings}: name another file")
     for k,v in parts.items(): v.load_state_dict(saved[k])
     generator.set_state(saved['generator'])
     return saved['run']

@@ -34,7 +34,7 @@ class PulseTrain:
     "How an update is turned into pulses"
     pulse_type: str = 'stochastic_compressed'   # 'stochastic' takes the plain way, slot by slot; 'mean_count' and 'deterministic_implicit' round; 'none' is exact
     desired_bl: int = 31                        # Largest number of slots
-    fixed_bl: bool = True                       # Never more slots than that? (False matters without managements only)
+    fixed_bl: bool = True                       # Never more slots than that? (False: as many as lr over the step, where `update_bl_management` does not decide)
     update_management: bool = True              # Balance rows and columns?
     update_bl_management: bool = True           # Send only as many slots as needed? (with `update_management` only)
     um_grad_scale: float = 1.                   # Share of the largest gradient that is still to be told apart
@@ -55,8 +55,10 @@ class PulseTrain:
         k = lr*x_max*d_max/granularity
         bl = torch.full_like(k, self.desired_bl)
         if self.update_management and self.update_bl_management: bl = torch.minimum((k*(1-1e-6)).ceil(), bl)     # not one slot more for a rounding error
-        elif not self.update_management and not self.fixed_bl: bl = torch.maximum(bl, (torch.as_tensor(lr)/granularity).ceil().to(k))
         scale = (lr/(granularity*bl)).sqrt().nan_to_num(0., 0., 0.)
+        if not (self.fixed_bl or self.update_management and self.update_bl_management):
+            full = torch.as_tensor(lr/granularity).to(k).expand_as(k)
+            bl, scale = torch.where(full>bl, full.ceil(), bl), torch.where(full>bl, 1., scale)
         balance = (x_max/(d_max*(self.desired_bl/k).clamp(max=1.))).sqrt().nan_to_num(1., 1., 1.) if self.update_management else 1.
         return Plan(torch.where(k>0, bl, 0.), (x*(scale/balance)).clamp(-1, 1), (d*(scale*balance)).clamp(-1, 1))
 
@@ -97,7 +99,9 @@ def check_update(w:torch.Tensor, # (n_out, n_in) weights
         if v.device!=w.device: raise ConfigError(f"{name} lives on {v.device}; allowed: {w.device}, where the tile lives")
         if not torch.isfinite(v).all(): raise ConfigError(f"{name} holds NaN or infinite values; nothing was updated")
     if len(x)!=len(d): raise ShapeError(f"x holds {len(x)} samples and d {len(d)}; allowed: equally many")
+    if w.dtype not in (torch.float32, torch.float64): raise ConfigError(f"w is {w.dtype}; allowed: float32 or float64, coarser types lose single steps")
     rate = torch.as_tensor(lr)
+    if rate.ndim and rate.shape!=(len(x), 1): raise ShapeError(f"lr has shape {tuple(rate.shape)}; allowed: a number, or ({len(x)}, 1)")
     if not (torch.isfinite(rate) & (rate>=0)).all(): raise ConfigError(f"lr is {lr}; allowed: 0 or more")
 
 @torch.no_grad()
@@ -122,7 +126,9 @@ def _exact(state, train): return train.pulse_type=='none' or type(state.resistiv
 def _exact_update(w, state, x, d, lr):
     "The outer product itself; bounds hold nevertheless"
     w.sub_((d*lr).mT@x)
-    return w if type(state.resistive) is Ideal else w.copy_(state.write(w))
+    if isinstance(state, CompositeState): return w.copy_(state.write(w))
+    error = getattr(state, 'write_noise', 0.)
+    return w.copy_(state.clip(w-error)+error)
 
 # %% ../nbs/11_pulses.ipynb #75924a94
 def _line(w, k, columns): return w[:, k] if columns else w[k]
@@ -239,6 +245,13 @@ def _run(w, state, x, d, lr, train, generator, lines=None, columns=True):
     return _each_part(w, state, run)
 
 # %% ../nbs/11_pulses.ipynb #fc5156b2
+def _check_lines(w, lines, n, columns, least):
+    "Complain about lines that are not there"
+    end = w.shape[1 if columns else 0]
+    if len(lines)!=n: raise ShapeError(f"lines holds {len(lines)} numbers; allowed: {n}")
+    if any(not least<=k<end for k in lines): raise ConfigError(f"lines is {lines}; allowed: {least} to {end-1}")
+
+# %% ../nbs/11_pulses.ipynb #a6dc7ae0
 @torch.no_grad()
 def pulsed_update(w:torch.Tensor, # (n_out, n_in) weights, changed in place
                   state, # Their devices
@@ -259,6 +272,7 @@ def read_while_updating(w, state, x, d, lr, lines:torch.Tensor, # (B,) line to r
                         train=PulseTrain(), *, columns:bool=True, # Are lines columns, or rows?
                         generator)->torch.Tensor: # (B, n_out), or (B, n_in) for rows
     "`pulsed_update`, and what lines hold in between"
+    _check_lines(w, lines.tolist(), len(x), columns, -1)
     if not _fits_kernel(w, state, train): return plain_reads(w, state, x, d, lr, lines, train, columns=columns, generator=generator)
     check_update(w, state, x, d, lr)
     return _run(w, state, x, d, lr, train, generator, lines, columns) if len(x) else x.new_zeros(0, w.shape[0 if columns else 1])
@@ -268,6 +282,10 @@ def update_lines(w, state, lines:list, # Of columns, or rows
                  values:torch.Tensor, # (len(lines), n_out), or (len(lines), n_in) for rows
                  lr:float, train=PulseTrain(), *, columns:bool=True, generator)->torch.Tensor: # `w`
     "Add `lr` times `values[l]` to line `lines[l]` by pulses (on a GPU slot by slot)"
+    state.check(w)
+    _check_lines(w, lines, len(values), columns, 0)
+    if values.shape[1:]!=(w.shape[0 if columns else 1],): raise ShapeError(f"values has shape {tuple(values.shape)}; allowed: ({len(lines)}, {w.shape[0 if columns else 1]})")
+    if not torch.isfinite(values).all(): raise ConfigError('values holds NaN or infinite values; nothing was updated')
     if w.is_cuda or not _fits_kernel(w, state, train): return plain_lines(w, state, lines, values, lr, train, columns=columns, generator=generator)
     one = torch.ones(len(lines), 1)
     plan = train.plan(*((one, -values) if columns else (-values, one)), lr, state.resistive.granularity)

@@ -9,6 +9,7 @@ __all__ = ['F', 'I', 'U', 'U64', 'popcount', 'float_bits', 'bits_float', 'philox
 # %% ../nbs/06_randomness.ipynb #441f0ee8
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 from llvmlite import ir
@@ -145,7 +146,8 @@ def draw_rows(b0, b1, p, negative, BL, out, k0, k1, purpose, first):
             r[j] = U(v | choose(negative[b, j], U(0x80000000), U(0)))
 
 # %% ../nbs/06_randomness.ipynb #bb3b723b
-_pools = {}
+@lru_cache
+def _pool(process, helpers): return ThreadPoolExecutor(helpers)     # one for each process: threads don't survive a fork
 
 def over_rows(f, n:int, # Rows
               n_threads:int # Threads at most, this one included
@@ -156,8 +158,7 @@ def over_rows(f, n:int, # Rows
     parts = iter(list(zip(cuts, cuts[1:])))
     def work():
         for start, stop in parts: f(start, stop)     # whoever is free takes the next part
-    pool = _pools.setdefault((os.getpid(), n_threads), ThreadPoolExecutor(n_threads-1))
-    helpers = [pool.submit(work) for _ in range(n_threads-1)]
+    helpers = [_pool(os.getpid(), n_threads-1).submit(work) for _ in range(n_threads-1)]
     work()
     for h in helpers: h.result()
 
