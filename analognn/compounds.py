@@ -17,7 +17,7 @@ from torch import nn
 
 from .bench import bench, race
 from .core import ConfigError, pick, stream
-from .devices import SoftBounds, device_presets, preset
+from .devices import SoftBounds, preset
 from .pulses import PulseTrain, check_update, pulsed_update, read_while_updating, update_lines
 
 # %% ../nbs/12_compounds.ipynb #a6c9d98b

@@ -9,7 +9,7 @@ __all__ = ['device_presets', 'Ideal', 'ConstantStep', 'DeviceState', 'LinearStep
 
 # %% ../nbs/10_devices.ipynb #1a4b126f
 import copy, math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch

@@ -8,7 +8,7 @@ import pytest, torch
 from analognn import compounds
 from analognn.compounds import BufferedTransfer, ChoppedTransfer, DynamicTransfer, MixedPrecision, SingleArray, Transfer, as_rule, rule_preset
 from analognn.core import ConfigError, ShapeError, stream
-from analognn.devices import ConstantStep, Ideal, LinearStep, OneSided, ReferencePair, SoftBounds, SoftBoundsReference, device_presets
+from analognn.devices import ConstantStep, Ideal, LinearStep, OneSided, ReferencePair, SoftBounds, device_presets
 from analognn.nn import MLP, AnalogLinear
 from analognn.optim import AnalogSGD
 from analognn.pulses import PulseTrain
