@@ -33,7 +33,7 @@ def by_gpu(w, pop, x, d, key, *, eps=None, reads=None, n_threads=1, **kwargs):
     if eps is not None: eps[:] = eps_there.cpu().numpy()
     return None if snap is None else snap.cpu().numpy()
 
-def bits_by_gpu(p, bl, *args, **kwargs):
+def bits_by_gpu(p, bl, *args, n_threads=1, **kwargs):
     "`draw_bits` by the other kernel"
     from analognn.gpu import gpu_draw_bits
     return gpu_draw_bits(there(p), there(bl), *args, **kwargs).cpu().numpy().view(np.uint32)
