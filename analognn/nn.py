@@ -70,7 +70,7 @@ class Tile(nn.Module):
 
     def remember(self, x, d, task):
         "Keep inputs (B, n_in) and gradients (B, n_out) of one backward pass until the optimizer's step"
-        if self.handle.grad is None or not self.handle.grad: self.pending = [p for p in self.pending if p[2]==task]     # what came before was dropped
+        if self.handle.grad is None or not self.handle.grad: self.pending = [p for p in self.pending if p[2]==task]     # what came before was dropped: this list lives and dies with the gradient
         if len(self.pending)>=1000:
             warnings.warn('1000 backward passes without a step of AnalogSGD: their gradients are dropped. Resistive layers learn with that optimizer alone; freeze the handle of a tile that is not to learn')
             self.pending.clear()
@@ -88,9 +88,8 @@ class Tile(nn.Module):
     def learn(self, lr:float # Learning rate
              ):
         "Turn what is remembered into pulses, and let one mini-batch of time pass"
-        pending, factor = self.pending, self.scale()
-        self.pending = []
-        for x, d, _ in pending if factor else []: self.rule.update(self.state, x, factor*d if abs(factor-1)>1e-4 else d, float(lr), generator=self.fresh('update'))
+        factor = self.scale()
+        for x, d, _ in self.pending if factor else []: self.rule.update(self.state, x, factor*d if abs(factor-1)>1e-4 else d, float(lr), generator=self.fresh('update'))
         self.rule.relax(self.state, generator=self.fresh('relax'))
 
     def __deepcopy__(self, memo):
@@ -206,7 +205,7 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
                )->torch.Tensor: # (..., n_out) volts
         "Output of the circuit"
         _check_input(self, x)
-        if hasattr(self, 'tile') and self.hardware==Hardware(): return self._learned_product(x, None)
+        if hasattr(self, 'tile') and self.hardware==Hardware(): return self._learned_product(x, None, self.bias)
         h, w, b = self.hardware, self.effective('weight'), self.effective('bias')
         x = _noisy(self, h.dac(x) if h.dac else x, h.activation_noise, 'activation')
         product = self._learned_product if hasattr(self, 'tile') else _product
@@ -215,11 +214,10 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         y = summer(z, _per_chip(noise_gain(w, b, h.v_ref)), _per_chip(self.offset), h.gain, h.v_max, h.saturation)
         return h.adc(y) if h.adc else y
 
-    def _learned_product(self, x, w, b=None):
-        "The product with the tile (or with `w`, its weight on this chip), plus bias; what the tile needs to learn is kept"
+    def _learned_product(self, x, w, b):
+        "The product with the tile (or with `w`, its weight on this chip) plus bias `b`; what the tile needs to learn is kept"
         rows = x.reshape(-1, self.in_features).to(self.tile.handle.dtype)
         y = _Learning.apply(rows, self.tile.handle, self, w).view(*x.shape[:-1], self.out_features)
-        b = self.bias if w is None else b
         return y if b is None else y+b
 
     def extra_repr(self)->str:

@@ -50,12 +50,6 @@ class AnalogSGD(torch.optim.SGD):
             for tile in _tiles(group): tile.learn(group['lr'])
         return loss
 
-    def zero_grad(self, set_to_none=True):
-        "Forget gradients, and what tiles remember"
-        super().zero_grad(set_to_none)
-        for group in self.param_groups:
-            for tile in _tiles(group): tile.pending.clear()
-
 def _tiles(group):
     "The tiles behind the parameters of a group"
     return [p.crossbar for p in group['params'] if hasattr(p, 'crossbar')]

@@ -58,6 +58,17 @@ def test_backward_passes_add_up():
     for _ in range(2): layer(torch.ones(1, 3)).sum().backward()
     close(step(layer), -.3)
 
+def test_gradients_that_stay_are_learned_again():
+    "As with PyTorch's own optimizers: without `zero_grad` the second step has both gradients"
+    layer = exact_layer()
+    opt = AnalogSGD(layer.parameters(), lr=.1)
+    for _ in range(2):
+        layer(torch.ones(1, 3)).sum().backward()
+        opt.step()
+    close(layer.weight, -.3); close(layer.bias-layer.bias.mean(), 0.)
+    opt.zero_grad(); opt.step()
+    close(layer.weight, -.3)
+
 def test_a_layer_used_twice_learns_twice():
     layer = exact_layer()
     opt = AnalogSGD(layer.parameters(), lr=.1)
