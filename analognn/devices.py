@@ -195,29 +195,21 @@ def _normal(w, generator):
 
 # %% ../nbs/10_devices.ipynb #2e578dbb
 @dataclass(frozen=True)
-class LinearStep(ConstantStep):
-    "Steps that change linearly with the weight"
-    gamma_up: float = 0.                  # Relative decrease of the up step at the upper bound
-    gamma_down: float = 0.                # Relative decrease of the down step at the lower bound
-    gamma_up_dtod: float = .05            # Its spread from device to device
-    gamma_down_dtod: float = .05          # Its spread from device to device
-    mean_bound_reference: bool = True     # Are slopes relative to the mean bounds, or to each device's own?
-    allow_increasing: bool = False        # May steps grow towards the bound?
-    mult_noise: bool = True               # Noise in proportion to the step, or independent of the weight?
+class _Noisy(ConstantStep):
+    "Devices of which one reads more than where they stand"
     write_noise_std: float = 0.           # Noise of what one reads after a pulse, in units of `dw_min`
-
-    @property
-    def noise_adds(self): return not self.mult_noise
 
     def _draw(self, normal):
         s = super()._draw(normal)
-        soft = _soft_slopes(s | dict(max_bound=torch.tensor(self.w_max), min_bound=torch.tensor(self.w_min)) if self.mean_bound_reference else s)
-        return _with_write_noise(self, s | dict(slope_up=self._gamma(self.gamma_up, self.gamma_up_dtod, normal)*soft['slope_up'],
-                                                slope_down=self._gamma(self.gamma_down, self.gamma_down_dtod, normal)*soft['slope_down']))
+        return s | dict(write_noise=torch.zeros_like(s['dwmin_up'])) if self.write_noise_std else s
 
-    def _gamma(self, mean, dtod, normal):
-        gamma = mean+dtod*normal()
-        return gamma if self.allow_increasing else gamma.abs()
+@dataclass(frozen=True)
+class _Linear(_Noisy):
+    "Steps that change linearly with the weight"
+    mult_noise: bool = True               # Noise in proportion to the step, or independent of the weight?
+
+    @property
+    def noise_adds(self): return not self.mult_noise
 
     def steps(self, s, w): return s.dwmin_up+s.slope_up*w, -(s.dwmin_down+s.slope_down*w)
 
@@ -226,25 +218,36 @@ def _soft_slopes(s):
     end = lambda step, bound: torch.where(bound==0, 0., -step/bound)
     return dict(slope_up=end(s['dwmin_up'], s['max_bound']), slope_down=end(s['dwmin_down'], s['min_bound']))
 
-def _with_write_noise(device, s):
-    "The parameters, with room for the present write noise if there is any"
-    return s | dict(write_noise=torch.zeros_like(s['dwmin_up'])) if device.write_noise_std else s
-
 # %% ../nbs/10_devices.ipynb #cece239f
 @dataclass(frozen=True)
-class SoftBounds(ConstantStep):
-    "Steps that vanish linearly at each device's own bound"
-    mult_noise: bool = True               # Noise in proportion to the step, or independent of the weight?
-    write_noise_std: float = 0.           # Noise of what one reads after a pulse, in units of `dw_min`
-
-    @property
-    def noise_adds(self): return not self.mult_noise
+class LinearStep(_Linear):
+    "Steps that change linearly with the weight, by a share of what they are at zero"
+    gamma_up: float = 0.                  # Relative decrease of the up step at the upper bound
+    gamma_down: float = 0.                # Relative decrease of the down step at the lower bound
+    gamma_up_dtod: float = .05            # Its spread from device to device
+    gamma_down_dtod: float = .05          # Its spread from device to device
+    mean_bound_reference: bool = True     # Are slopes relative to the mean bounds, or to each device's own?
+    allow_increasing: bool = False        # May steps grow towards the bound?
 
     def _draw(self, normal):
         s = super()._draw(normal)
-        return _with_write_noise(self, s | _soft_slopes(s))
+        soft = _soft_slopes(s | dict(max_bound=torch.tensor(self.w_max), min_bound=torch.tensor(self.w_min)) if self.mean_bound_reference else s)
+        return s | dict(slope_up=self._gamma(self.gamma_up, self.gamma_up_dtod, normal)*soft['slope_up'], slope_down=self._gamma(self.gamma_down, self.gamma_down_dtod, normal)*soft['slope_down'])
 
-    def steps(self, s, w): return s.dwmin_up+s.slope_up*w, -(s.dwmin_down+s.slope_down*w)
+    def _gamma(self, mean, dtod, normal):
+        gamma = mean+dtod*normal()
+        return gamma if self.allow_increasing else gamma.abs()
+
+# %% ../nbs/10_devices.ipynb #71a44e38
+@dataclass(frozen=True)
+class SoftBounds(_Linear):
+    "Steps that vanish linearly at each device's own bound"
+
+    def _draw(self, normal):
+        s = super()._draw(normal)
+        return s | _soft_slopes(s)
+
+
 
 # %% ../nbs/10_devices.ipynb #ff980269
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def _crossing(s):
 
 # %% ../nbs/10_devices.ipynb #1d8f2776
 @dataclass(frozen=True)
-class ExpStep(ConstantStep):
+class ExpStep(_Noisy):
     "Steps that depend exponentially on the weight"
     A_up: float = .00081              # Weight of the exponential of the up step
     A_down: float = .36833            # Weight of the exponential of the down step
@@ -282,7 +285,6 @@ class ExpStep(ConstantStep):
     b: float = .2425                  # Shift of the weight in the exponent
     dw_min_std_add: float = 0.        # Noise that depends on nothing, added to the size of the step
     dw_min_std_slope: float = 0.      # Noise in proportion to the weight, added likewise
-    write_noise_std: float = 0.       # Noise of what one reads after a pulse, in units of `dw_min`
 
     def __post_init__(self):
         super().__post_init__()
@@ -290,8 +292,6 @@ class ExpStep(ConstantStep):
 
     @property
     def granularity(self): return self.dw_min*(_exp_factor(self.A_up, self.gamma_up*self.b)+_exp_factor(self.A_down, -self.gamma_down*self.b))/2
-
-    def _draw(self, normal): return _with_write_noise(self, super()._draw(normal))
 
     def steps(self, s, w):
         room = s.max_bound-s.min_bound
@@ -305,13 +305,12 @@ def _exp_factor(A, exponent): return max(1-A*math.exp(exponent), 0.)
 
 # %% ../nbs/10_devices.ipynb #314497c3
 @dataclass(frozen=True)
-class PowStep(ConstantStep):
+class PowStep(_Noisy):
     "Steps that follow a power of the distance to the bound"
     pow_gamma: float = 1.             # The exponent
     pow_gamma_dtod: float = .1        # Its relative spread from device to device
     pow_up_down: float = 0.           # Relative surplus of the up exponent over the down exponent
     pow_up_down_dtod: float = 0.      # Spread of that surplus from device to device
-    write_noise_std: float = 0.       # Noise of what one reads after a pulse, in units of `dw_min`
 
     @property
     def granularity(self): return self.dw_min*.5**self.pow_gamma
@@ -320,7 +319,7 @@ class PowStep(ConstantStep):
         s, gain, r = super()._draw(normal), 1+self.pow_gamma_dtod*normal(), self.pow_up_down_dtod*normal()
         s |= dict(gamma_up=(gain+min(self.pow_up_down, 0)+r)*self.pow_gamma, gamma_down=(gain-max(self.pow_up_down, 0)-r)*self.pow_gamma)
         if self.enforce_consistency: s |= dict(gamma_up=s['gamma_up'].abs(), gamma_down=s['gamma_down'].abs())
-        return _with_write_noise(self, s)
+        return s
 
     def steps(self, s, w):
         room = (s.max_bound-s.min_bound).clamp(min=1e-30)
@@ -329,11 +328,10 @@ class PowStep(ConstantStep):
 
 # %% ../nbs/10_devices.ipynb #746111e7
 @dataclass(frozen=True)
-class PiecewiseStep(ConstantStep):
+class PiecewiseStep(_Noisy):
     "Steps that follow a table, interpolated linearly between the bounds"
     piecewise_up: tuple = (1.,)       # Factors of the up step at equally spaced weights, from the lower to the upper bound
     piecewise_down: tuple = (1.,)     # Factors of the down step
-    write_noise_std: float = 0.       # Noise of what one reads after a pulse, in units of `dw_min`
 
     def __post_init__(self):
         super().__post_init__()
@@ -345,8 +343,6 @@ class PiecewiseStep(ConstantStep):
 
     @property
     def granularity(self): return self.dw_min*self.piecewise_up[len(self.piecewise_up)//2]
-
-    def _draw(self, normal): return _with_write_noise(self, super()._draw(normal))
 
     def steps(self, s, w):
         place = (w-s.min_bound)/(s.max_bound-s.min_bound).clamp(min=1e-30)

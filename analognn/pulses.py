@@ -105,15 +105,8 @@ def check_update(w:torch.Tensor, # (n_out, n_in) weights
     if not (torch.isfinite(rate) & (rate>=0)).all(): raise ConfigError(f"lr is {lr}; allowed: 0 or more")
 
 @torch.no_grad()
-def plain_update(w:torch.Tensor, # (n_out, n_in) weights, changed in place
-                 state, # Their devices
-                 x:torch.Tensor, # (B, n_in) activations
-                 d:torch.Tensor, # (B, n_out) gradients
-                 lr, # Learning rate; a number, or (B, 1)
-                 train:PulseTrain=PulseTrain(), # How to make pulses of it
-                 *, generator:torch.Generator # Where the numbers come from
-                )->torch.Tensor: # `w`
-    "W <- W - lr d x^T, sample by sample and pulse by pulse"
+def plain_update(w, state, x, d, lr, train=PulseTrain(), *, generator)->torch.Tensor:
+    "W <- W - lr d x^T, sample by sample and pulse by pulse; arguments as for `pulsed_update`"
     check_update(w, state, x, d, lr)
     if _exact(state, train): return _exact_update(w, state, x, d, lr)
     plan = train.plan(x, d, lr, state.resistive.granularity)
