@@ -352,6 +352,19 @@ def _shape(self:Circuit)->tuple:
     return (1,)*(2-len(shape)) + tuple(shape)
 Circuit.shape = _shape
 
+# %% ../nbs/30_circuit.ipynb #3609cd18
+@patch
+def with_values(self:Circuit, values:dict # By name: {'R1.ohm': 2e3, 'Vin.v2': 1.5, ...}
+               )->Circuit:
+    "A copy of the circuit with other values"
+    new = {}
+    for name,v in values.items():
+        label, _, field = name.partition('.')
+        known = pick(self.components, label.lower(), 'component').values()
+        pick(known, field, f'value of {label}')
+        new.setdefault(label.lower(), {})[field] = v
+    return Circuit(self.title).add(*(c.with_values(**new[k]) if k in new else c for k,c in self.components.items()))
+
 # %% ../nbs/30_circuit.ipynb #2ce17bd0
 def pick_values(ckt:Circuit, # A circuit with chips or points
                 f # Called with every tensor; returns the values to keep
