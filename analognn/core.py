@@ -163,11 +163,11 @@ class Config(BaseModel):
     def commented(self, indent:int=0 # Levels to indent by
                  )->str:
         "The configuration as YAML, each field with its description as a comment"
-        rows, pad = [], '  '*indent
+        rows, pad, plain_values = [], '  '*indent, self.model_dump()
         for name, field in type(self).model_fields.items():
             value, note = getattr(self, name), f"  # {field.description}" if field.description else ''
             if isinstance(value, Config): rows += [f"{pad}{name}:{note}", value.commented(indent+1).rstrip('\n')]
-            else: rows.append(f"{pad}{name}: {yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix('...').strip()}{note}")
+            else: rows.append(f"{pad}{name}: {yaml.safe_dump(plain_values[name], default_flow_style=True, width=1000).strip().removesuffix('...').strip()}{note}")
         return '\n'.join(rows)+'\n'
 
 # %% ../nbs/00_core.ipynb #39b7b364

@@ -64,8 +64,12 @@ class Variable:
         with program.builder.goto_entry_block(): self.slot = program.builder.alloca(program.type)
         self.set(number)
 
-    def get(self)->Number: return Number(self.program, self.program.builder.load(self.slot, typ=self.program.type))
-    def set(self, number): self.program.builder.store(self.program._ir(number), self.slot)
+    def get(self)->Number:
+        "What it is now"
+        return Number(self.program, self.program.builder.load(self.slot, typ=self.program.type))
+    def set(self, number):
+        "Change it, to a `Number` or a float"
+        self.program.builder.store(self.program._ir(number), self.slot)
 
 # %% ../nbs/09_tracing.ipynb #0ced6190
 class Program:
@@ -87,10 +91,16 @@ class Program:
 
     def number(self, v # A float or a `Number`
               )->Number:
+        "`v` as a number of this program"
         return v if isinstance(v, Number) else Number(self, float(v))
 
-    def integer(self, v): return _i64(v) if isinstance(v, int) else v
-    def variable(self, start)->Variable: return Variable(self, start)
+    def integer(self, v):
+        "A whole number, known or recorded"
+        return _i64(v) if isinstance(v, int) else v
+
+    def variable(self, start)->Variable:
+        "A variable of this program"
+        return Variable(self, start)
 
     def _ir(self, v):
         "The instruction or the constant behind a number"
@@ -118,6 +128,7 @@ def _intrinsic(name, n_args):
         full = f"llvm.{name}.{'f64' if self.lanes==1 else f'v{self.lanes}f64'}"
         f = self.module.globals.get(full) or ir.Function(self.module, ir.FunctionType(self.type, [self.type]*n_args), full)
         return Number(self, self.builder.call(f, [self._ir(a) for a in args]))
+    call.__doc__ = f"LLVM's {name}"
     return call
 
 for _name, _llvm, _n in [('max', 'maxnum', 2), ('min', 'minnum', 2), ('abs', 'fabs', 1), ('exp', 'exp', 1), ('log', 'log', 1), ('sqrt', 'sqrt', 1)]:
