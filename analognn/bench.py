@@ -101,7 +101,7 @@ def race_table(rows:list # Of `Race.rows`
     "Rows of a race as a table in markdown"
     head = '| contender | median | quartiles | first call | ratio |\n|---|--:|--:|--:|--:|\n'
     line = lambda r: (f"| {r['name']} | {format_seconds(r['median'])} | {format_seconds(r['q1'])} to {format_seconds(r['q3'])} | {format_seconds(r['first'])} "
-                      f"| {r['ratio']:.3g} ({r['ratio_low']:.3g} to {r['ratio_high']:.3g}) |")
+                      f"| {float(r['ratio']):.3g} ({float(r['ratio_low']):.3g} to {float(r['ratio_high']):.3g}) |")        # float: infinity, of a single round, is a word in JSON
     return head+'\n'.join(map(line, rows))
 
 # %% ../nbs/03_bench.ipynb #cb658aa5

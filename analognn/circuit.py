@@ -10,7 +10,7 @@ __all__ = ['Waveform', 'Pulse', 'Sine', 'PWL', 'Component', 'Resistor', 'Capacit
 # %% ../nbs/30_circuit.ipynb #deea5492
 import re
 from dataclasses import dataclass, field, fields, replace
-from math import pi
+from math import inf, pi
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +32,7 @@ def _node(s):
 
 def _value(v, what, low=None):
     "A float or a float64 tensor, finite, and above (`low` 'positive') or not below zero ('not negative') where it has to be"
+    if type(v) is float and (v>0 if low=='positive' else v>=0 if low else v==v) and abs(v)<inf: return v       # the usual case, in a fraction of the time
     try: t = torch.as_tensor(v, dtype=torch.float64) if not isinstance(v, torch.Tensor) else v.double()
     except (TypeError, ValueError, RuntimeError) as e: raise CircuitError(f"{what} is {v!r}; allowed: a number or a tensor") from e
     if t.ndim>2: raise ShapeError(f"{what} has shape {tuple(t.shape)}; allowed: a number, (points,), (chips, 1) or (chips, points)")
@@ -595,9 +596,10 @@ class Solution:
     t: torch.Tensor|None = None  # (points,) seconds, for a transient solution
     info: dict = field(default_factory=dict)  # What the engine says about how it got there
 
-    def __getitem__(self, node:str # Name of a node
-                   )->torch.Tensor: # (..., points)
-        "Voltage of a node"
+    def __getitem__(self, node:str|tuple # Name of a node, or several names but ground's
+                   )->torch.Tensor: # (..., points), or (..., points, names)
+        "Voltage of a node, or of several"
+        if isinstance(node, tuple): return self.v[..., [_index(self.nodes, n, 'node') for n in node]]
         return torch.zeros_like(self.v[..., :1]).squeeze(-1) if _node(node)=='0' else self.v[..., _index(self.nodes, node, 'node')]
 
     def current(self, source:str # Name of a voltage source, without its V

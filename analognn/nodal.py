@@ -222,14 +222,17 @@ def _limit(new, old, blocks):
 
 def _newton(z, z0, M, blocks, n_steps=200):
     "Solve z = z0 + M f(z) from `z`; the number of steps, or None if it does not converge"
+    last = float('inf')
     for k in range(n_steps):
         u, du = blocks(z)
         step, _ = torch.linalg.solve_ex(blocks.jacobian(M, du), z0+(M@u[..., None])[..., 0]-z)
         full = z + step
         new = _limit(full, z, blocks)
         if not torch.isfinite(new).all(): return z, None
-        if ((new-z).abs()<=1e-14+1e-13*new.abs()).all() and torch.allclose(new, full, rtol=0, atol=1e-14): return new, k+1
-        z = new
+        moved = (new-z).abs()
+        small = (moved<=1e-14+1e-13*new.abs()).all() or .9*last<moved.max()<1e-9       # or as small as rounding lets it be
+        if small and torch.allclose(new, full, rtol=0, atol=1e-14): return new, k+1
+        z, last = new, moved.max()
     return z, None
 
 # %% ../nbs/32_nodal.ipynb #6bc3852d

@@ -6,10 +6,11 @@
 __all__ = ['published_knobs', 'Four', 'Knob', 'all_knobs', 'Stimulus', 'as_stimulus', 'TemporalConfig', 'knob_values',
            'stimulated_tile', 'simulate_stimulus', 'measure', 'measure_at_once', 'loss_terms', 'total', 'around',
            'step_of', 'moved', 'anchor', 'energy_weight_at', 'gradient_by_differences', 'gradient_by_adjoint',
-           'iteration', 'loss_figure', 'run_temporal']
+           'iteration', 'loss_figure', 'run_temporal', 'bench_temporal']
 
 # %% ../nbs/50_temporal.ipynb #194672c4
 import math
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 
 from .circuit import Circuit, Mosfet, Pulse, Resistor
+from .bench import bench, race
 from .core import Config, ConfigError, ConvergenceError, EngineMissing, EngineTimeout, open_run, pick, pmap, write_atomic
 from .plot import figure, save_figure, style
 from .spice import find_ngspice, how_to_install, transient_ngspice
@@ -122,14 +124,16 @@ _named = dict(r_fb=([f'Rfb_{i}.ohm' for i in range(3)], 1e3), rleak=([f'Rleak_{i
 def knob_values(x:dict # Knobs by name: numbers or tensors
                )->dict:
     "What knobs mean as values of the tile, by name; the height of pulses belongs to the stimulus"
-    tile, values = coupled_tile(), {}
+    values = {}
     for name,v in x.items():
         if name in _named: values.update((n, v*_named[name][1]) for n in _named[name][0])
-        else:
-            label, _, field = name.partition('.')
-            known = {f'{c.label}.{f}': u for c in tile for f,u in c.values().items()} | _named
-            values[name] = v*pick(known, name, 'knob')
+        else: values[name] = v*pick(_tile_values() | _named, name, 'knob')
     return values
+
+@cache
+def _tile_values():
+    "What every value of the tile is, by name"
+    return {f'{c.label}.{f}': v for c in coupled_tile() for f,v in c.values().items()}
 
 def stimulated_tile(x:dict, # Knobs by name
                     stimuli:list, # `Stimulus` or delays; several are chips of one circuit
@@ -234,18 +238,17 @@ def moved(x:dict, g:dict, # Knobs, and dL/dx
 _splits = lambda cfg: dict(train=[as_stimulus(v) for v in cfg.train], holdout=[as_stimulus(v) for v in cfg.holdout])
 
 def _measure_center(cfg, x, workers):
-    "Measurements at x by split; with gradients where the method is 'adjoint'"
-    parts, s = {}, _splits(cfg)
-    if cfg.method=='adjoint': both = measure_at_once(cfg, x, s['train']+s['holdout'])
-    else: both, = measure(cfg, [x], s['train']+s['holdout'], workers)
-    n = len(s['train'])
+    "Measurements at x by split"
+    s = _splits(cfg)
+    if cfg.method=='adjoint': return {split: measure_at_once(cfg, x, stimuli) for split,stimuli in s.items()}
+    (both,), n = measure(cfg, [x], s['train']+s['holdout'], workers), len(s['train'])
     return dict(train={k: v[:n] for k,v in both.items()}, holdout={k: v[n:] for k,v in both.items()})
 
 def anchor(cfg:TemporalConfig,
            workers:int|None=1 # Simulations at once
           )->dict: # target and expected by split, energy_ref
     "Measure the circuit at the start: targets and the reference of energy"
-    m = _measure_center(cfg.model_copy(update=dict(method='differences', engine='transient')) if cfg.method=='adjoint' else cfg, {k: v.start for k,v in cfg.knobs.items()}, workers)
+    m = _measure_center(cfg, {k: v.start for k,v in cfg.knobs.items()}, workers)
     both = {k: torch.cat([m['train'][k], m['holdout'][k]]) for k in ('first', 'count', 'energy')}
     silent = both['first'].isnan().any(-1)
     if silent.any():
@@ -275,13 +278,13 @@ def gradient_by_differences(cfg:TemporalConfig, anchored:dict, x:dict, k:int, wo
     g = {name: (-next(losses)+next(losses))/span for name,(*_, span) in moves.items()}
     return g, [(what, p, m) for (what, p), m in zip(points, measured)]
 
-def gradient_by_adjoint(cfg:TemporalConfig, anchored:dict, x:dict, k:int)->tuple: # dL/dx by name, and measurements by split
+def gradient_by_adjoint(cfg:TemporalConfig, anchored:dict, x:dict, k:int)->tuple: # dL/dx by name, and the measurements at x
     "Exact gradients of the training loss, from one solution"
     leaves = {name: torch.tensor(v, dtype=torch.float64, requires_grad=True) for name,v in x.items()}
-    m = _measure_center(cfg, leaves, 1)
-    loss = total(_terms(cfg, anchored, m['train'], 'train', k))
+    m = measure_at_once(cfg, leaves, _splits(cfg)['train'])
+    loss = total(_terms(cfg, anchored, m, 'train', k))
     g = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if loss.requires_grad else [None]*len(leaves)
-    detached = {s: {q: v.detach() if isinstance(v, torch.Tensor) else v for q,v in part.items()} for s,part in m.items()}
+    detached = {q: v.detach() if isinstance(v, torch.Tensor) else v for q,v in m.items()}
     return {name: 0. if v is None else v.item() for name,v in zip(leaves, g)}, detached
 
 # %% ../nbs/50_temporal.ipynb #486921e5
@@ -325,7 +328,8 @@ def _by_differences(cfg, anchored, x, state, k, workers):
     return dict(row=_row(cfg, anchored, x, m, k, g, _changes(new, x), n), traces=traces, state=dict(x=new, simulations=n))
 
 def _by_adjoint(cfg, anchored, x, state, k, workers):
-    g, m = gradient_by_adjoint(cfg, anchored, x, k)
+    g, train = gradient_by_adjoint(cfg, anchored, x, k)
+    m = dict(train=train, holdout=measure_at_once(cfg, x, _splits(cfg)['holdout']))
     each, loss = len(cfg.train)+len(cfg.holdout), total(_terms(cfg, anchored, m['train'], 'train', k)).item()
     traces, n, new, scale = _looked_at(cfg, anchored, x, m, k), state['simulations']+each, x, state.get('scale', 1.)
     for _ in range(cfg.backtracks+1 if k<cfg.iters else 0):
@@ -393,3 +397,39 @@ def run_temporal(cfg:TemporalConfig|None=None, # None: the default
     save_figure(loss_figure(rows), folder.path/'temporal_gradient_learning_loss', ('svg',))
     folder.finish()
     return folder.path
+
+# %% ../nbs/50_temporal.ipynb #d0a0ea75
+def _all_values(n):
+    "The first n values of the tile as knobs"
+    names = [f'{c.label}.{f}' for c in coupled_tile() for f in ('ohm', 'w', 'l', 'farad') if f in c.values()]
+    return {name: Knob() for name in names[:n]}
+
+def _reach(cfg, anchored, loss):
+    "Iterate until the training loss is no more than `loss`, or to the last iteration; the loss"
+    state = dict(x={k: v.start for k,v in cfg.knobs.items()}, simulations=0)
+    for k in range(cfg.iters+1):
+        done = iteration(cfg, anchored, state, k)
+        if done['row']['loss']<=loss: break
+        state = done['state']
+    return done['row']['loss']
+
+def _both(cfg, anchored):
+    x, exact = {k: v.start for k,v in cfg.knobs.items()}, cfg.model_copy(update=dict(method='adjoint'))
+    return {'differences, ngspice': lambda: gradient_by_differences(cfg, anchored, x, 0)[0], 'adjoint': lambda: gradient_by_adjoint(exact, anchored, x, 0)[0]}
+
+@bench('temporal')
+def bench_temporal(mode:str # 'quick', 'default' or 'full': 1, 5 or 15 rounds of one gradient, fewer of what takes minutes
+                  )->dict: # Races: one simulation, one gradient by number of knobs, the whole training
+    "Gradients of the tile's loss by the adjoint and by differences through ngspice"
+    many, few = dict(quick=(1, 1), default=(7, 2), full=(15, 5))[mode]
+    cfg = TemporalConfig(fixed_step=True, dt_ps=20., reltol=1e-7, anchor_split='all')
+    anchored, exact = anchor(cfg), cfg.model_copy(update=dict(method='adjoint', iters=30))
+    one, out, how = stimulated_tile({}, [5.]), {}, dict(min_time=0., baseline='adjoint')
+    out['one simulation'] = race({'ngspice': lambda: transient_ngspice(one, 3e-7, 2e-11, 1e-7, True), 'transient': lambda: transient(one, 3e-7, 2e-11)}, many, baseline='transient', min_time=0.)
+    out['one gradient, 3 knobs'] = race(_both(cfg, anchored), many, warmup=1, **how)
+    single = cfg.model_copy(update=dict(train=[5.]))
+    out['one gradient, 3 knobs, one delay'] = race(_both(single, anchor(single)), many, warmup=1, **how)
+    for n in (10, 30, 60): out[f'one gradient, {n} knobs'] = race(_both(cfg.model_copy(update=dict(knobs=_all_values(n))), anchored), few, warmup=0, **how)
+    level = _reach(cfg, anchored, 0.)
+    out['training to the loss of 6 iterations of differences'] = race({'differences, ngspice': lambda: _reach(cfg, anchored, 0.), 'adjoint': lambda: _reach(exact, anchored, level)}, few, warmup=0, **how)
+    return out

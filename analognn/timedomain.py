@@ -451,10 +451,14 @@ def _by_value(step, x, before, lam, mu, f):
 # %% ../nbs/34_timedomain.ipynb #8a771927
 def _grouped(a, lanes):
     "(chips, ...) as (groups, ..., lanes); the last chip fills up the last group"
-    a = torch.cat([a, a[-1:].expand(-len(a)%lanes, *a.shape[1:])])
-    return a.unflatten(0, (-1, lanes)).movedim(1, -1).contiguous()
+    groups = -(-len(a)//lanes)
+    out = a.new_empty(groups, *a.shape[1:], lanes)
+    for chip in range(groups*lanes): out[chip//lanes, ..., chip%lanes] = a[min(chip, len(a)-1)]
+    return out
 
-def _ungrouped(a, chips): return a.movedim(-1, 1).flatten(0, 1)[:chips]
+def _ungrouped(a, chips):
+    "Back to (chips, ...); a view where there is one group"
+    return a[0].movedim(-1, 0)[:chips] if len(a)==1 else a.movedim(-1, 1).flatten(0, 1)[:chips]
 
 def _lanes(chips): return 1 if chips==1 else 4 if chips<=4 else 8
 
@@ -467,7 +471,7 @@ def _for_groups(f, count, arrays):
 class _Run:
     "One network on one grid of times: its programs, and what they need besides values"
     def __init__(self, net, t, tol):
-        self.net, self.t, self.tol, self.order = net, t, torch.tensor([tol], dtype=torch.float64), None
+        self.net, self.t, self.tol, self.order, self.xs = net, t, torch.tensor([tol], dtype=torch.float64), None, None      # xs: what the adjoint needs again
         self.rate = 2/torch.diff(t, prepend=t.new_tensor([-math.inf]), append=t.new_tensor([math.inf]))
         h = torch.diff(t)
         equal = (h[1:]-h[:-1]).abs()<1e-6*h[:-1]
@@ -493,7 +497,7 @@ class _Run:
         "All unknowns (chips, times, n)"
         lanes = _lanes(len(x0))
         values, b = _grouped(p[:, None], lanes), _grouped(inputs, lanes)
-        xs = torch.zeros(len(b), len(self.t), self.net.n, lanes, dtype=torch.float64)
+        xs = torch.empty(len(b), len(self.t), self.net.n, lanes, dtype=torch.float64)
         xs[:, 0] = _grouped(x0, lanes)
         self.order = self.order or self._order_at(x0[:1], p[:1])
         stuck = self._run_forward(xs, values, b, lanes)
@@ -502,6 +506,7 @@ class _Run:
             order = self._order_at(xs[group, k-1, :, 0][None], values[group, 0, :, 0][None])
             stuck = (group, k) if order==self.order else (setattr(self, 'order', order), self._run_forward(xs, values, b, lanes))[1]
         if stuck: raise _stuck(self.net, self.t[stuck[1]])
+        self.xs = xs
         return _ungrouped(xs, len(x0))
 
     def _run_forward(self, xs, values, b, lanes):
@@ -512,8 +517,8 @@ class _Run:
     def adjoint(self, p, x, g):
         "dL/dp (chips, values) and dL/d inputs (chips, times, sources)"
         lanes = _lanes(len(x))
-        xs, values, gs = _grouped(x, lanes), _grouped(p[:, None], lanes), _grouped(g, lanes)
-        d_inputs = xs.new_zeros(*xs.shape[:2], len(self.net.inputs), lanes)
+        xs, values, gs = self.xs, _grouped(p[:, None], lanes), _grouped(g, lanes)
+        d_inputs = xs.new_empty(*xs.shape[:2], len(self.net.inputs), lanes)
         d_values, mu = torch.zeros_like(values), xs.new_zeros(len(xs), 1, self.net.n, lanes)
         _for_groups(_adjoint_program(self.net, self.order, lanes), len(self.t), (xs, values, self.rate, gs, d_inputs, d_values, mu))
         back = lambda a: _ungrouped(a, len(x))
