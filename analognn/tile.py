@@ -59,7 +59,7 @@ def detector_tile(drives, # Waveform of each input
     ckt = Circuit('detector').V('dd', 'vdd', '0', 1.8)
     for k,drive in enumerate(drives): ckt.V(f'in_{k}', f'in_{k}', '0', drive)
     for j in range(n_neurons):
-        for k in range(len(drives)): ckt.nmos(f'syn_{k}_{j}', f'syn_{j}', f'in_{k}', 'vdd', '0', 4e-6, **nmos)
+        for k in range(len(drives)): ckt.nmos(f'syn_{k}_{j}', f'syn_{j}', f'in_{k}', 'vdd', '0', 1e-6, **nmos)
         _neuron(ckt, j, 8e6)
     return ckt
 

@@ -236,7 +236,7 @@ def pivot_order(matrix:np.ndarray, # (n, n), typical values
         usable = left & (size>=threshold*size.max(0)) & (size>0)
         if not usable.any(): raise CircuitError("the equations have no unique solution: no pivot is left")
         fill = np.where(usable, (left.sum(1)[:,None]-1)*(left.sum(0)-1), n*n)
-        r, c = (int(i) for i in np.unravel_index(np.where(fill==fill.min(), size, -1).argmax(), size.shape))
+        r, c = (int(i) for i in np.unravel_index(fill.argmin(), fill.shape))      # the first of the best, not the largest: small changes of values keep the order, and its program
         order.append((r, c)); rows[r] = cols[c] = False
         below, right = np.flatnonzero(P[:,c] & rows), np.flatnonzero(P[r] & cols)
         P[np.ix_(below, right)] = True
