@@ -18,9 +18,12 @@ _names = {module: names.split() for module, names in dict(
     circuit = 'Circuit Solution',
     mapping = 'fit_to_rails linear_circuit network_circuit',
     nodal = 'solve',
+    timedomain = 'crossings transient',
     spice = 'read_raw simulate',
+    tile = 'coupled_tile find_spikes',
     calibrate = 'Affine Learned Polynomial',
     validate = 'ladder metrics',
+    temporal = 'TemporalConfig run_temporal',
     report = 'make_report',
     pipeline = 'PipelineConfig run_pipeline',
 ).items()}
