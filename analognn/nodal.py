@@ -6,7 +6,7 @@
 __all__ = ['mosfet_current', 'solve', 'condition_number']
 
 # %% ../nbs/32_nodal.ipynb #d5cabb1a
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -186,6 +186,7 @@ class _Blocks:
     out: dict       # Blocks of each kind
     inp: dict       # and their inputs, a tuple of lists
     values: dict    # and their values, each (chips, points, blocks)
+    leak: float = 0.    # Siemens beside each channel, on the way to a solution
 
     def __call__(self, z):
         "u = f(z) (..., blocks), and its derivative by each input (..., inputs)"
@@ -193,6 +194,9 @@ class _Blocks:
         for kind, blocks in self.out.items():
             u[..., blocks], slopes = _laws[kind](*(z[..., i] for i in self.inp[kind]), *self.values[kind])
             for i,slope in zip(self.inp[kind], slopes): du[..., i] = slope
+            if kind=='channel' and self.leak:
+                v_ds = self.inp[kind][1]
+                u[..., blocks] += self.leak*z[..., v_ds]; du[..., v_ds] += self.leak
         return u, du
 
     def jacobian(self, M, du):
@@ -241,6 +245,12 @@ def _operating_point(z0, M, blocks):
     "Inputs of the nonlinear components, and how they were found"
     z, steps = _newton(torch.zeros_like(z0), z0, M, blocks)
     if steps: return z, dict(newton_steps=steps, source_steps=1)
+    if 'channel' in blocks.out:
+        z = torch.zeros_like(z0)
+        for leak in [*(10.**-k for k in range(2, 14)), 0.]:
+            z, steps = _newton(z, z0, M, replace(blocks, leak=leak))
+            if not steps: break
+        if steps: return z, dict(newton_steps=steps, source_steps=1)
     z, total = torch.zeros_like(z0), 0
     for scale in torch.linspace(.01, 1, 100).tolist():
         z, steps = _newton(z, z0*scale, M, blocks)

@@ -236,7 +236,8 @@ def pivot_order(matrix:np.ndarray, # (n, n), typical values
         usable = left & (size>=threshold*size.max(0)) & (size>0)
         if not usable.any(): raise CircuitError("the equations have no unique solution: no pivot is left")
         fill = np.where(usable, (left.sum(1)[:,None]-1)*(left.sum(0)-1), n*n)
-        r, c = (int(i) for i in np.unravel_index(fill.argmin(), fill.shape))      # the first of the best, not the largest: small changes of values keep the order, and its program
+        decade = np.floor((np.log10(np.maximum(size, 1e-300))+.5)/3)              # coarse, so that small changes of values keep the order, and its program
+        r, c = (int(i) for i in np.unravel_index(np.where(fill==fill.min(), decade, -999).argmax(), size.shape))
         order.append((r, c)); rows[r] = cols[c] = False
         below, right = np.flatnonzero(P[:,c] & rows), np.flatnonzero(P[r] & cols)
         P[np.ix_(below, right)] = True
