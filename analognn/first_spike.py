@@ -84,14 +84,20 @@ class ClockedDetector(nn.Module):
         self.clock, self.net = clock_ghz, nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 4)).double()
         for p in self.net.parameters(): p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64)*.5
 
-    def stamps(self, t): return torch.floor(t*self.clock)/self.clock
+    def stamps(self, t:torch.Tensor # ns
+              )->torch.Tensor:
+        "The last tick before each time, ns"
+        return torch.floor(t*self.clock)/self.clock
 
     def forward(self, t:torch.Tensor # (n, 2) ns
                )->torch.Tensor: # (n, 4)
         "Scores of the classes"
         return self.net(self.stamps(t)-3.)
 
-    def decide(self, t): return self(t).argmax(-1)
+    def decide(self, t:torch.Tensor # (n, 2) ns
+              )->torch.Tensor: # (n,)
+        "Class of each pattern"
+        return self(t).argmax(-1)
 
     def energy_pj(self, window_ns:float=20. # How long the counters run
                  )->dict:

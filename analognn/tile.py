@@ -82,10 +82,12 @@ def find_spikes(sol:Solution, # Of a transient analysis
     all_v = sol[(*nodes, node)].movedim(-1, 0).contiguous()       # at once: a gradient through each node by itself would cost as much as the adjoint
     v = all_v[:-1].movedim(0, -2)
     low, high = v.amin(-1, keepdim=True), v.amax(-1, keepdim=True)
-    level, before, behind = (low+high)/2, v[..., :-1], v[..., 1:]
-    rises = (before<level) & (behind>=level) & (high-low>=least_swing)
-    times = sol.t[:-1]+(level-before)/torch.where(rises, behind-before, 1.)*torch.diff(sol.t)
-    rises = rises & (times>after)
-    k = rises.int().argmax(-1, keepdim=True)
-    first = torch.where(rises.any(-1), times.gather(-1, k)[..., 0], math.nan)
+    level = (low+high)/2
+    def time(before, behind, start, step, rises): return start+(level-before)/torch.where(rises, behind-before, 1.)*step
+    with torch.no_grad():                  # which two points lie around the first spike
+        rises = (v[..., :-1]<level) & (v[..., 1:]>=level) & (high-low>=least_swing)
+        rises &= time(v[..., :-1], v[..., 1:], sol.t[:-1], torch.diff(sol.t), rises)>after
+        k, fires = rises.int().argmax(-1, keepdim=True), rises.any(-1, keepdim=True)
+    first = time(v.gather(-1, k), v.gather(-1, k+1), sol.t[k], sol.t[k+1]-sol.t[k], fires)
+    first = torch.where(fires, first, math.nan)[..., 0]
     return Spikes(first, rises.sum(-1), -torch.trapezoid(all_v[-1]*sol.current(source), sol.t, dim=-1))
