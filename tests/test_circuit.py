@@ -3,7 +3,7 @@ import string
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from analognn.circuit import Circuit, check_circuit, from_netlist, one_chip, one_point
+from analognn.circuit import PWL, Circuit, Pulse, Sine, check_circuit, from_netlist, one_chip, one_point
 from analognn.core import CircuitError, NetlistError, ShapeError
 
 words = st.text(string.ascii_letters+string.digits+'_', min_size=1, max_size=6)
@@ -18,12 +18,17 @@ def circuits(draw):
     node = st.sampled_from(['0', 'gnd', 'a', 'B', '7', 'n_1'])
     for k in range(draw(st.integers(1, 8))):
         a, b, c, d = (draw(node) for _ in range(4))
-        name, kind = f'{draw(words)}_{k}', draw(st.sampled_from('RVIEGDorlVI'))
+        name, kind = f'{draw(words)}_{k}', draw(st.sampled_from('RVIEGDorlVICLMpsw'))
         try:
             if kind=='R': ckt.R(name, a, b, draw(positives))
             elif kind in 'VI': getattr(ckt, kind)(name, a, b, points if draw(st.booleans()) else draw(numbers))
             elif kind in 'EG': getattr(ckt, kind)(name, a, b, c, d, draw(numbers))
             elif kind=='D': ckt.D(name, a, b, draw(positives), draw(positives))
+            elif kind in 'CL': getattr(ckt, kind)(name, a, b, draw(positives))
+            elif kind=='M': (ckt.nmos if draw(st.booleans()) else ckt.pmos)(name, a, b, c, d, draw(positives), vto=draw(numbers), gamma=draw(positives), lambda_=draw(positives), i_s=draw(positives))
+            elif kind=='p': ckt.V(name, a, b, Pulse(draw(numbers), draw(numbers), *(draw(positives) for _ in range(5))))
+            elif kind=='s': ckt.I(name, a, b, Sine(draw(numbers), draw(numbers), draw(positives), draw(positives), draw(positives)))
+            elif kind=='w': ckt.V(name, a, b, PWL(((0., draw(numbers)), (draw(positives), draw(numbers)))))
             elif kind=='o': ckt.opamp(name, a, b, c, draw(positives | st.just(float('inf'))))
             elif kind=='r': ckt.rail(name, a, b, draw(positives))
             else: ckt.relu(name, a, b)

@@ -8,6 +8,7 @@ from analognn.mapping import closed_form, network_circuit, output_voltages
 from analognn.nn import MLP, AnalogLinear, draw
 from analognn.nodal import solve
 from analognn.nonideal import Drift, Hardware
+from analognn.spice import solve_ngspice
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 6), min_size=2, max_size=4), st.sampled_from([1e3, 1e5, 1e8, float('inf')]), st.sampled_from(['hard', 'knee']))
 @settings(max_examples=40, deadline=None)
@@ -40,6 +41,24 @@ def test_swept_resistors_are_solved_point_by_point():
 def test_gradients_through_chips_and_points():
     r, v = torch.tensor([[1e3], [2e3]], dtype=torch.float64, requires_grad=True), torch.tensor([-1., .1, 2.], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda r, v: solve(ladder_circuit(r, v)).v, (r, v))
+
+def cmos(k):
+    "A chain of inverters with random devices, at a random input"
+    g = stream(k, 'cmos')
+    u = lambda low, high: low+(high-low)*torch.rand((), generator=g, dtype=torch.float64).item()
+    ckt, model = Circuit('chain').V('dd', 'vdd', '0', 1.8).V('i', 'g0', '0', u(0., 1.8)), dict(gamma=u(0., .5), lambda_=u(.01, .1), i_s=1e-14)
+    for j in range(3):
+        ckt.pmos(f'p{j}', f'g{j+1}', f'g{j}', 'vdd', 'vdd', u(1e-6, 4e-6), kp=4e-5, vto=-u(.2, .5), **model).nmos(f'n{j}', f'g{j+1}', f'g{j}', 's', '0', u(5e-7, 2e-6), kp=1.2e-4, vto=u(.2, .5), **model)
+    return ckt.R('s', 's', '0', u(10., 1e4))
+
+def test_transistors_against_ngspice(ngspice):
+    for k in range(30): assert (solve(cmos(k))-solve_ngspice(cmos(k))).v.abs().max()<1e-8, k
+
+def test_a_chain_of_inverters_without_slope_is_solved():
+    "Channels of no output conductance send Newton's method round in circles; conductances beside them, taken away again, do not"
+    ckt = Circuit('chain').V('dd', 'vdd', '0', 1.8).V('i', 'g0', '0', .9)
+    for j in range(3): ckt.pmos(f'p{j}', f'g{j+1}', f'g{j}', 'vdd', 'vdd', 3e-6, kp=4e-5, vto=-.25-.03*j, i_s=0.).nmos(f'n{j}', f'g{j+1}', f'g{j}', '0', '0', 1e-6, kp=1.2e-4, vto=.3+.05*j, i_s=0.)
+    assert solve(ckt).v.isfinite().all()
 
 def test_superposition():
     ckt = lambda v, i: solve(Circuit('c').V('1', 'a', '0', v).R('1', 'a', 'b', 1e3).R('2', 'b', '0', 5e2).I('1', '0', 'b', i)).v

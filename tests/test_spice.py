@@ -7,10 +7,10 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from analognn import spice
-from analognn.circuit import Circuit
+from analognn.circuit import Circuit, Pulse
 from analognn.core import AnalogError, CircuitError, ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError
 from analognn.nodal import condition_number, solve
-from analognn.spice import check_deck, find_ngspice, how_to_install, ladder_rungs, ngspice_version, read_raw, run_ngspice, simulate, solve_ngspice, solve_pyspice
+from analognn.spice import check_deck, find_ngspice, how_to_install, ladder_rungs, ngspice_version, read_raw, run_ngspice, simulate, solve_ngspice, solve_pyspice, transient_ngspice
 
 posix = pytest.mark.skipif(os.name!='posix', reason='needs process groups')
 divider_deck = '* divider\nV1 a 0 1\nR1 a b 1000\nR2 b 0 3000\n.op\n.end\n'
@@ -466,3 +466,27 @@ def test_nodal_agrees_with_ngspice(ngspice, capsys):
     compare()
     with capsys.disabled(): print(f"\n  nodal against ngspice: {dict(seen)}")
     assert seen['compared']>=120
+
+# Over time
+
+def low_pass(r=1e3): return Circuit('low pass').V('in', 'a', '0', Pulse(0., 1., td=1e-9, tr=1e-10, tf=1e-10, pw=4e-9, per=1e-7)).R('1', 'a', 'b', r).C('1', 'b', '0', 1e-12)
+
+@pytest.mark.parametrize('engine', ['ngspice', 'pyspice', 'nodal'])
+def test_engines_agree_over_time(engine, ngspice):
+    sol = simulate(low_pass(), 'tran', t_stop=1e-8, dt=1e-11, engine=engine)
+    t = torch.linspace(2e-9, 4e-9, 9, dtype=torch.float64)
+    rise = (t-1e-9)*1e9
+    wanted = 1-torch.exp(-rise)*math.expm1(.1)/.1
+    assert (sol.at(t)['b']-wanted).abs().max()<1e-3 and sol.t[-1]==pytest.approx(1e-8)
+
+def test_what_time_asks_for():
+    for kw in (dict(analysis='tran'), dict(analysis='tran', t_stop=1e-8), dict(analysis='op', t_stop=1e-8, dt=1e-9)):
+        with pytest.raises(ConfigError, match='t_stop'): simulate(low_pass(), **kw)
+
+def test_chips_over_time_come_to_common_times(ngspice):
+    sol = transient_ngspice(low_pass(torch.tensor([[1e3], [2e3], [4e3]])), 1e-8, 1e-10, n_workers=2)
+    assert sol.v.shape==(3, 101, 2) and len(sol.info['rung'])==3
+    with pytest.raises(ShapeError, match='points are times'): transient_ngspice(low_pass(torch.tensor([1e3, 2e3])), 1e-8, 1e-10)
+
+def test_a_time_limit_over_time(ngspice):
+    with pytest.raises(EngineTimeout): transient_ngspice(low_pass(), 1e-3, 1e-12, timeout=.5)
