@@ -540,18 +540,21 @@ class _Plain(_Run):
 
 # %% ../nbs/34_timedomain.ipynb #357d35e0
 class _Waveforms(torch.autograd.Function):
-    "Unknowns over time as a function of values and sources"
+    "Node voltages and sources' currents over time as a function of values and sources"
     @staticmethod
-    def forward(ctx, run, p, inputs, x0):
+    def forward(ctx, run, p, inputs, x0, branches):
         x = run.forward(p.detach(), inputs.detach(), x0)
-        ctx.save_for_backward(p, x); ctx.run = run
-        return x
+        ctx.save_for_backward(p, x); ctx.run, ctx.branches = run, branches
+        return x[..., :run.net.n_nodes], x[..., branches]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g):
+    def backward(ctx, g_v, g_i):
         p, x = ctx.saved_tensors
-        return None, *ctx.run.adjoint(p, x, g), None
+        g = x.new_zeros(x.shape)
+        g[..., :ctx.run.net.n_nodes] = g_v
+        g[..., ctx.branches] = g_i
+        return None, *ctx.run.adjoint(p, x, g), None, None
 
 # %% ../nbs/34_timedomain.ipynb #43132cad
 def _times(ckt, t_stop, dt, t):
@@ -602,11 +605,10 @@ def transient(ckt:Circuit, # Any circuit; values may be tensors (chips, 1), and 
     net = e.network(ckt)
     p = torch.stack([_as_chips(v, chips) for v in e.values], -1) if e.values else torch.zeros(chips, 0, dtype=torch.float64)
     inputs = torch.stack([_signal(s, t, chips) for s in e.signals], -1) if e.signals else torch.zeros(chips, len(t), 0, dtype=torch.float64)
-    x = _Waveforms.apply((_Run if compiled else _Plain)(net, t, tol), p, inputs, _start(ckt, net, p.detach(), inputs.detach()))
-    x = x if chips>1 else x[0]
-    sources = [c for c in ckt if isinstance(c, VoltageSource)]
-    return Solution(ckt.nodes, x[..., :net.n_nodes], tuple(c.name for c in sources), x[..., [e.branch[c.label] for c in sources]], 'transient', t,
-                    dict(steps=len(t)-1, compiled=compiled))
+    run, sources = (_Run if compiled else _Plain)(net, t, tol), [c for c in ckt if isinstance(c, VoltageSource)]
+    v, i = _Waveforms.apply(run, p, inputs, _start(ckt, net, p.detach(), inputs.detach()), [e.branch[c.label] for c in sources])
+    v, i = (v, i) if chips>1 else (v[0], i[0])
+    return Solution(ckt.nodes, v, tuple(c.name for c in sources), i, 'transient', t, dict(steps=len(t)-1, compiled=compiled))
 
 # %% ../nbs/34_timedomain.ipynb #a72eceb2
 def crossings(t:torch.Tensor, # (times,) seconds
