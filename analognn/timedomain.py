@@ -505,8 +505,11 @@ class _Run:
         if stuck:
             group, k = stuck
             order = self._order_at(xs[group, k-1, :, 0][None], values[group, 0, :, 0][None])
-            stuck = (group, k) if order==self.order else (setattr(self, 'order', order), self._run_forward(xs, values, b, lanes))[1]
-        if stuck: raise _stuck(self.net, self.t[stuck[1]])
+            if order!=self.order:
+                first, self.order = k, order
+                stuck = self._run_forward(xs, values, b, lanes)
+                if stuck: k = max(first, stuck[1])          # how far the better of two orders came
+        if stuck: raise _stuck(self.net, self.t[k])
         self.xs = xs
         return _ungrouped(xs, len(x0))
 
