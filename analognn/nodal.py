@@ -246,11 +246,12 @@ def _operating_point(z0, M, blocks):
     z, steps = _newton(torch.zeros_like(z0), z0, M, blocks)
     if steps: return z, dict(newton_steps=steps, source_steps=1)
     if 'channel' in blocks.out:
-        z = torch.zeros_like(z0)
-        for leak in [*(10.**-k for k in range(2, 14)), 0.]:
+        z, total, leaks = torch.zeros_like(z0), 0, [*(10.**-k for k in range(2, 14)), 0.]
+        for leak in leaks:
             z, steps = _newton(z, z0, M, replace(blocks, leak=leak))
             if not steps: break
-        if steps: return z, dict(newton_steps=steps, source_steps=1)
+            total += steps
+        else: return z, dict(newton_steps=total, source_steps=1, gmin_steps=len(leaks))
     z, total = torch.zeros_like(z0), 0
     for scale in torch.linspace(.01, 1, 100).tolist():
         z, steps = _newton(z, z0*scale, M, blocks)

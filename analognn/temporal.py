@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['published_knobs', 'Four', 'Knob', 'all_knobs', 'Stimulus', 'as_stimulus', 'TemporalConfig', 'knob_values',
-           'stimulated_tile', 'simulate_stimulus', 'measure', 'measure_at_once', 'loss_terms', 'total', 'around',
+           'stimulated_tile', 'measure_at_once', 'simulate_stimulus', 'measure', 'loss_terms', 'total', 'around',
            'step_of', 'moved', 'anchor', 'energy_weight_at', 'gradient_by_differences', 'gradient_by_adjoint',
            'iteration', 'loss_figure', 'run_temporal', 'bench_temporal']
 
@@ -114,9 +114,14 @@ class TemporalConfig(Config):
         return self
 
     @property
+    def simulator(self)->str:
+        "Who simulates: exact gradients are those of `transient`"
+        return 'transient' if self.method=='adjoint' else self.engine
+
+    @property
     def dt(self)->float:
         "Seconds"
-        return 1e-12*(self.dt_ps or (20. if self.fixed_step or self.engine=='transient' or self.method=='adjoint' else 50.))
+        return 1e-12*(self.dt_ps or (20. if self.fixed_step or self.simulator=='transient' else 50.))
 
 # %% ../nbs/50_temporal.ipynb #133d4edf
 _named = dict(r_fb=([f'Rfb_{i}.ohm' for i in range(3)], 1e3), rleak=([f'Rleak_{i}.ohm' for i in range(4)], 1e6), iin_amp=([], 1.))
@@ -149,46 +154,45 @@ def stimulated_tile(x:dict, # Knobs by name
     return coupled_tile(tuple(drives)).with_values(knob_values(x))
 
 # %% ../nbs/50_temporal.ipynb #2a00e435
-def _measured(spikes, reason=''): return dict(first=spikes.first*1e9, count=spikes.count.double(), energy=spikes.energy*1e12, reason=reason)
+def _measured(cfg, sol, n):
+    "Spikes of n stimuli, and by what means: `how` is the engine, and ngspice's rung if it is not the first"
+    spikes = find_spikes(sol, after=1e-9*cfg.after_ns)
+    (rung,) = set(sol.info.get('rung', ['plain']))
+    return dict(first=spikes.first.reshape(n, 4)*1e9, count=spikes.count.reshape(n, 4).double(), energy=spikes.energy.reshape(n)*1e12, reason=['']*n, how=[sol.engine if rung=='plain' else f'{sol.engine}, {rung}']*n)
 
-def _failed(e):
-    "What a simulation measures that has no result"
-    return dict(first=torch.full((4,), math.nan, dtype=torch.float64), count=torch.zeros(4, dtype=torch.float64), energy=torch.tensor(math.nan, dtype=torch.float64),
-                reason=f'{type(e).__name__}: {str(e).splitlines()[0]}')
+def _failed(cfg, e):
+    "What one simulation measures that has no result"
+    nan = torch.full((1, 4), math.nan, dtype=torch.float64)
+    return dict(first=nan, count=torch.zeros_like(nan), energy=nan[:, 0], reason=[f'{type(e).__name__}: {str(e).splitlines()[0]}'], how=[cfg.simulator])
+
+def _joined(parts):
+    "Measurements one after the other"
+    return {k: torch.cat([p[k] for p in parts]) for k in ('first', 'count', 'energy')} | {k: sum([p[k] for p in parts], []) for k in ('reason', 'how')}
+
+def measure_at_once(cfg:TemporalConfig,
+                    x:dict, # Knobs by name; tensors that require gradients have them
+                    stimuli:list # All in one circuit
+                   )->dict: # first (stimuli, 4) ns, count (stimuli, 4), energy (stimuli,) pJ; reason of each, '' if all went well, and how it was found
+    "Measure the tile by one differentiable solution; where that fails, stimulus by stimulus"
+    try: return _measured(cfg, transient(stimulated_tile(x, stimuli, cfg.period_ns), 1e-9*cfg.t_stop_ns, cfg.dt), len(stimuli))
+    except ConvergenceError as e: return _failed(cfg, e) if len(stimuli)==1 else _joined([measure_at_once(cfg, x, [s]) for s in stimuli])
 
 def simulate_stimulus(job # (configuration, knobs by name, stimulus)
-                     )->dict: # first (4,) ns, count (4,), energy pJ, reason: '' if all went well
-    "One simulation of the tile"
+                     )->dict: # As from `measure_at_once`, of one stimulus
+    "One simulation of the tile by the configuration's simulator"
     cfg, x, stimulus = job
-    ckt, t_stop = stimulated_tile(x, [stimulus], cfg.period_ns), 1e-9*cfg.t_stop_ns
-    try:
-        if cfg.engine=='ngspice' and cfg.method=='differences': sol = transient_ngspice(ckt, t_stop, cfg.dt, cfg.reltol, cfg.fixed_step, cfg.timeout)
-        else: sol = transient(ckt, t_stop, cfg.dt)
-    except (ConvergenceError, EngineTimeout) as e: return _failed(e)
-    return _measured(find_spikes(sol, after=1e-9*cfg.after_ns))
-
-def _stacked(parts): return {k: torch.stack([p[k] for p in parts]) for k in ('first', 'count', 'energy')} | dict(reason=[p['reason'] for p in parts])
+    if cfg.simulator=='transient': return measure_at_once(cfg, x, [stimulus])
+    try: return _measured(cfg, transient_ngspice(stimulated_tile(x, [stimulus], cfg.period_ns), 1e-9*cfg.t_stop_ns, cfg.dt, cfg.reltol, cfg.fixed_step, cfg.timeout), 1)
+    except (ConvergenceError, EngineTimeout) as e: return _failed(cfg, e)
 
 def measure(cfg:TemporalConfig,
             points:list, # Knobs by name, of each point to look at
             stimuli:list, # Shown at each point
             workers:int|None=1 # Simulations at once; the result does not depend on it
-           )->list: # For each point: first (stimuli, 4), count (stimuli, 4), energy (stimuli,), reason of each
+           )->list: # For each point, as from `measure_at_once`
     "Simulate all points under all stimuli"
     done = iter(pmap(simulate_stimulus, [(cfg, x, s) for x in points for s in stimuli], workers, 'threading', progress=False))
-    return [_stacked([next(done) for _ in stimuli]) for _ in points]
-
-def measure_at_once(cfg:TemporalConfig,
-                    x:dict, # Knobs by name; tensors that require gradients have them
-                    stimuli:list # All in one circuit
-                   )->dict: # As of one point in `measure`
-    "The same by one differentiable solution"
-    try: sol = transient(stimulated_tile(x, stimuli, cfg.period_ns), 1e-9*cfg.t_stop_ns, cfg.dt)
-    except ConvergenceError: return _stacked([simulate_stimulus((cfg, {k: float(v) for k,v in x.items()}, s)) for s in stimuli])
-    spikes = find_spikes(sol, after=1e-9*cfg.after_ns)
-    m = _measured(spikes)
-    if len(stimuli)==1: m = {k: m[k][None] for k in ('first', 'count', 'energy')}
-    return dict(m, reason=['']*len(stimuli))
+    return [_joined([next(done) for _ in stimuli]) for _ in points]
 
 # %% ../nbs/50_temporal.ipynb #0f3dbeb3
 def loss_terms(cfg:TemporalConfig,
@@ -306,7 +310,7 @@ def _traces(cfg, anchored, x, m, k, split, what):
         why = [m['reason'][j]] if m['reason'][j] else [*(f'no spike at sp_{i}' for i in range(4) if math.isnan(first[i])),
             *(f'{count[i]:g} of {wanted[i]:g} spikes at sp_{i}' for i in range(4) if count[i]!=wanted[i]), *(f'sp_{i+1} before sp_{i}' for i in range(3) if first[i+1]<first[i])]
         rows.append(dict(iter=k, split=split, what=what, stimulus=j, delay_ns=s.delay[0], **x, **{f'first_{i}_ns': v for i,v in enumerate(first)}, **{f'count_{i}': v for i,v in enumerate(count)},
-                         energy_pj=m['energy'][j].item(), **{n: v[j].item() for n,v in terms.items()}, reason='; '.join(why)))
+                         energy_pj=m['energy'][j].item(), **{n: v[j].item() for n,v in terms.items()}, how=m['how'][j], reason='; '.join(why)))
     return rows
 
 def _looked_at(cfg, anchored, x, m, k): return [t for split in ('train', 'holdout') for t in _traces(cfg, anchored, x, m[split], k, split, 'center')]
@@ -351,7 +355,7 @@ def _summary(cfg, rows, traces):
     "The run in words"
     a, z, terms = rows[0], rows[-1], ('timing', 'count', 'order', 'energy')
     compare = [('train loss', 'loss'), ('holdout loss', 'holdout_loss'), *((f'{t} term', t) for t in terms), ('energy (pJ)', 'energy_pj'), *((n, n) for n in list(cfg.knobs)[:12])]
-    lines = ['# Learning by spike times', '', f"Method: {cfg.method}; {'ngspice' if cfg.method=='differences' and cfg.engine=='ngspice' else 'transient'} at {'' if cfg.dt_ps or cfg.fixed_step else 'up to '}{cfg.dt*1e12:g} ps; {z['simulations']} simulations; {len(cfg.knobs)} knobs; targets: {cfg.target_mode}.", '',
+    lines = ['# Learning by spike times', '', f"Method: {cfg.method}; {cfg.simulator} at {'' if cfg.fixed_step or cfg.simulator=='transient' else 'up to '}{cfg.dt*1e12:g} ps; {z['simulations']} simulations; {len(cfg.knobs)} knobs; targets: {cfg.target_mode}.", '',
              '| | initial | final | change |', '|---|--:|--:|--:|', *(f'| {n} | {a[k]:.6f} | {z[k]:.6f} | {z[k]-a[k]:+.6f} |' for n,k in compare), '',
              '| iteration | train | holdout | gap |', '|--:|--:|--:|--:|', *(f"| {r['iter']} | {r['loss']:.6f} | {r['holdout_loss']:.6f} | {r['holdout_loss']-r['loss']:+.6f} |" for r in rows), '']
     bad = [t for t in traces if t['reason']]
@@ -383,7 +387,8 @@ def run_temporal(cfg:TemporalConfig|None=None, # None: the default
     "Train the tile; an interrupted run goes on with the iteration at which it was stopped"
     from tqdm import tqdm
     cfg = cfg or TemporalConfig()
-    if cfg.engine=='ngspice' and cfg.method=='differences' and not find_ngspice(): raise EngineMissing(f"engine is 'ngspice', which is not installed; 'transient' needs none. {how_to_install}")
+    if workers is not None and workers<1: raise ConfigError(f"workers is {workers}; allowed: 1 or more")
+    if cfg.simulator=='ngspice' and not find_ngspice(): raise EngineMissing(f"engine is 'ngspice', which is not installed; 'transient' needs none. {how_to_install}")
     folder = open_run(cfg.digest(), out, force)
     write_atomic(folder.path/'config.yaml', cfg.commented())
     anchored, state, rows, traces = folder.stage('anchor', lambda: anchor(cfg, workers)), dict(x={k: v.start for k,v in cfg.knobs.items()}, simulations=0), [], []
@@ -418,7 +423,7 @@ def _both(cfg, anchored):
     return {'differences, ngspice': lambda: gradient_by_differences(cfg, anchored, x, 0)[0], 'adjoint': lambda: gradient_by_adjoint(exact, anchored, x, 0)[0]}
 
 @bench('temporal')
-def bench_temporal(mode:str # 'quick', 'default' or 'full': 1, 5 or 15 rounds of one gradient, fewer of what takes minutes
+def bench_temporal(mode:str # 'quick', 'default' or 'full': 1, 7 or 15 rounds of one gradient, 1, 2 or 5 of what takes minutes
                   )->dict: # Races: one simulation, one gradient by number of knobs, the whole training
     "Gradients of the tile's loss by the adjoint and by differences through ngspice"
     many, few = dict(quick=(1, 1), default=(7, 2), full=(15, 5))[mode]

@@ -34,13 +34,37 @@ def test_a_failed_simulation_is_a_number():
     terms = loss_terms(TemporalConfig(), nothing, torch.zeros(1, 4), torch.full((1, 4), 15.), 134., 2.)
     assert [v.item() for v in terms.values()]==[400., 720., 0., 2.]
 
-def test_a_run_that_does_not_converge_leaves_its_reason(monkeypatch):
+def failing(monkeypatch, at=None):
+    "Let `transient` fail, everywhere or where the first pulse is at `at` ns"
     from analognn import temporal
     from analognn.core import ConvergenceError
-    def fail(*_, **__): raise ConvergenceError('no way')
+    real = temporal.transient
+    def fail(ckt, *how):
+        td = torch.as_tensor(ckt.components['vpre_0'].volt.td).flatten()*1e9
+        if at is None or any(abs(td-at)<1e-9): raise ConvergenceError('no way')
+        return real(ckt, *how)
     monkeypatch.setattr(temporal, 'transient', fail)
+
+def test_a_run_that_does_not_converge_leaves_its_reason(monkeypatch):
+    failing(monkeypatch)
     m = simulate_stimulus((TemporalConfig(**short), dict(r_fb=1.), 5.))
-    assert m['reason']=='ConvergenceError: no way' and m['first'].isnan().all() and m['count'].sum()==0
+    assert m['reason']==['ConvergenceError: no way'] and m['first'].isnan().all() and m['count'].sum()==0
+
+def test_a_stimulus_that_fails_leaves_the_others_their_gradients(monkeypatch):
+    cfg = TemporalConfig(**{**short, 'method': 'adjoint'})
+    anchored, x = anchor(cfg), dict(r_fb=1.1, rleak=8., iin_amp=1.75)
+    failing(monkeypatch, at=4.5)
+    g, m = gradient_by_adjoint(cfg, anchored, x, 0)
+    assert m['reason']==['ConvergenceError: no way', ''] and m['how']==['transient']*2
+    alone = cfg.model_copy(update=dict(train=[5.5]))
+    other, _ = gradient_by_adjoint(alone, {**anchored, 'target': dict(train=anchored['target']['train'][1:]), 'expected': dict(train=anchored['expected']['train'][1:])}, x, 0)
+    for k in g: assert g[k]==pytest.approx(other[k]/2, rel=1e-9) and other[k]!=0
+
+def test_the_rung_of_ngspice_is_in_the_trace(ngspice, tmp_path, monkeypatch):
+    from analognn import spice
+    monkeypatch.setattr(spice, 'transient_rungs', {'source stepping': spice.transient_rungs['source stepping']})
+    out = run_temporal(TemporalConfig(**{**short, 'engine': 'ngspice', 'iters': 0}), tmp_path/'out')
+    assert set(pd.read_csv(out/'temporal_gradient_trace.csv').how)=={'ngspice, source stepping'}
 
 @given(st.floats(-1e6, 1e6), st.floats(.5, 2.))
 @settings(deadline=None)
@@ -109,6 +133,10 @@ def test_interrupted_and_resumed(method, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): run_temporal(cfg, tmp_path/'cut')
     monkeypatch.setattr(temporal, 'iteration', lambda cfg, a, s, k, w: real(cfg, a, s, k, w) if k else pytest.fail('iteration 0 was done'))
     assert files(run_temporal(cfg, tmp_path/'cut'))==files(whole)
+
+def test_workers_are_counted_from_one(tmp_path):
+    with pytest.raises(ConfigError, match='workers is 0'): run_temporal(TemporalConfig(**short), tmp_path/'out', workers=0)
+    assert not (tmp_path/'out').exists()
 
 def test_folder_in_use(finished):
     with pytest.raises(ConfigError, match='finished'): run_temporal(TemporalConfig(**short), finished)
