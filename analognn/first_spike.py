@@ -12,7 +12,7 @@ from torch import nn
 from .bench import bench, race
 from .circuit import Pulse
 from .core import ConfigError, one_thread, stream
-from .stats import mean_interval
+from .stats import mean_interval, paired_test
 from .tile import detector_tile, find_spikes
 from .timedomain import transient
 
@@ -32,18 +32,16 @@ def order_patterns(n:int, # How many
 # %% ../nbs/54_first_spike.ipynb #6bad0285
 class SpikeDetector(nn.Module):
     "A detector tile whose first neuron to fire names the class"
-    def __init__(self, n_classes:int=4, # Neurons
-                 t_stop_ns:float=20., # End of a pattern
+    def __init__(self, t_stop_ns:float=20., # End of a pattern
                  dt_ns:float=.05, # Step
                  generator:torch.Generator|None=None # Draws the first values, 2% apart, around synapses that lean from one input to the other
                 ):
         super().__init__()
-        self.n_classes, self.t_stop, self.dt = n_classes, t_stop_ns*1e-9, dt_ns*1e-9
-        self.nominal = {f'{c.label}.{f}': v for c in detector_tile((0., 0.), n_classes) for f,v in c.values().items() if f in ('ohm', 'w', 'farad')}
-        first, ramp = .02*torch.randn(len(self.nominal), generator=generator, dtype=torch.float64), torch.linspace(.7, -.7, n_classes, dtype=torch.float64)
-        for k,name in enumerate(self.nominal):
-            if name.startswith('Msyn'): first[k] += ramp[int(name[7])]*(1 if name[5]=='0' else -1)
-        self.log_scale = nn.Parameter(first)
+        self.t_stop, self.dt = t_stop_ns*1e-9, dt_ns*1e-9
+        self.nominal = {f'{c.label}.{f}': v for c in detector_tile((0., 0.)) for f,v in c.values().items() if f in ('ohm', 'w', 'farad')}
+        lean = {f'Msyn_{k}_{j}.w': side*v for k,side in enumerate((1, -1)) for j,v in enumerate((.7, .7/3, -.7/3, -.7))}
+        first = .02*torch.randn(len(self.nominal), generator=generator, dtype=torch.float64)
+        self.log_scale = nn.Parameter(first+torch.tensor([lean.get(name, 0.) for name in self.nominal], dtype=torch.float64))
 
     def chips(self, n:int, # Chips
               mismatch:float, # Relative standard deviation of each value
@@ -61,8 +59,8 @@ class SpikeDetector(nn.Module):
         pulse = lambda k: Pulse(0., height, td=1e-9*t[:, k:k+1].clamp(min=0.), tr=1e-10, tf=1e-10, pw=1e-9*width_ns, per=1.)
         scale = (self.log_scale.exp() if factors is None else self.log_scale.exp()*factors).expand(len(t), -1)
         values = {name: v*scale[:, k:k+1] for k,(name, v) in enumerate(self.nominal.items())}
-        sol = transient(detector_tile((pulse(0), pulse(1)), self.n_classes).with_values(values), self.t_stop, self.dt)
-        of = lambda kind: tuple(f'{kind}_{j}' for j in range(self.n_classes))
+        sol = transient(detector_tile((pulse(0), pulse(1))).with_values(values), self.t_stop, self.dt)
+        of = lambda kind: tuple(f'{kind}_{j}' for j in range(4))
         spikes, peak = find_spikes(sol, of('sp')), sol[of('mem')].amax(-2)
         fired = ~spikes.first.isnan()
         return torch.where(fired, spikes.first.nan_to_num()*1e9, self.t_stop*1e9*(2-peak)), fired, spikes.energy*1e12
@@ -161,17 +159,19 @@ def _one_step(model):
     return lambda: train_detector(model, g, 1)
 
 @bench('detectors')
-def bench_detectors(mode:str # 'quick', 'default' or 'full': 1, 3 or 10 seeds
+def bench_detectors(mode:str # 'quick', 'default' or 'full': 2, 5 or 10 seeds
                    )->dict: # Means over seeds with intervals, by detector, and what a training step costs
     "Spiking and clocked detectors under the same training: accuracy, energy, cost"
-    seeds, steps = dict(quick=(1, 40), default=(3, 120), full=(10, 120))[mode]
+    seeds, steps = dict(quick=(2, 40), default=(5, 120), full=(10, 120))[mode]
     contenders = {'spiking, trained nominal': lambda *a: _analog(a[0], 0., *a[1:]), 'spiking, trained over chips': lambda *a: _analog(a[0], .05, *a[1:])}
     contenders |= {f'clocked, {c:g} GHz': lambda *a, c=c: _digital(a[0], c, *a[1:]) for c in (.25, .5, 1., 2., 4.)}
-    found, val, test = {}, order_patterns(200, stream(0, 'validation')), order_patterns(1000, stream(0, 'test'))
+    found, by_seed, val, test = {}, {}, order_patterns(200, stream(0, 'validation')), order_patterns(1000, stream(0, 'held out'))
     with one_thread():
         for name,f in contenders.items():
-            rows = [f(seed, steps, val, test) for seed in range(seeds)]
+            rows = by_seed[name] = [f(seed, steps, val, test) for seed in range(seeds)]
             intervals = {k: mean_interval([r[k] for r in rows]) for k in rows[0]}
             found[name] = {q: v for k,i in intervals.items() for q,v in ((k, i.mean), (f'{k}, from', i.low), (f'{k}, to', i.high))}
         step = race({'spiking': _one_step(SpikeDetector(generator=stream(0, 'init'))), 'clocked': _one_step(ClockedDetector(generator=stream(0, 'init')))}, dict(quick=3, default=15, full=25)[mode], baseline='clocked')
-    return dict(found, **{'parameters': dict(spiking=48, clocked=46), 'one training step of 64 patterns': step})
+    nominal, over_chips = ([r['accuracy, new chips'] for r in by_seed[f'spiking, trained {how}']] for how in ('nominal', 'over chips'))
+    gain = paired_test(over_chips, nominal)
+    return dict(found, **{'gain of training over chips, on new chips': dict(seeds=seeds, p=gain.p_value, mean=gain.difference.mean, low=gain.difference.low, high=gain.difference.high), 'parameters': dict(spiking=48, clocked=46), 'one training step of 64 patterns': step})
