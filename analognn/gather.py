@@ -145,21 +145,23 @@ def total_rows(start, stop, gy, gb):
 # %% ../nbs/25_gather.ipynb #da3e5d54
 def _numpy(*tensors): return [t.numpy() for t in tensors]
 
-def _threads(t): return torch.get_num_threads() if t.numel()>100_000 else 1
+def _threads(t): return torch.get_num_threads() if t.numel()>500_000 else 1
 
 def _run_sum(x, weight, bias, index):
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     y = x.new_empty(len(index), x.shape[1])
     arrays = _numpy(x, index, weight, bias, y)
-    over_rows(lambda a, b: sum_rows(a, b, *arrays), len(index), _threads(y))
+    over_rows(lambda a, b: sum_rows(a, b, *arrays), len(index), _threads(y), parts=2)
     return y
 
 def _run_spread(gy, x, weight, starts, edges, outs):
     gy, x, weight = gy.contiguous(), x.contiguous(), weight.contiguous()
     gx, gw, gb = torch.empty_like(x), torch.empty_like(weight), gy.new_empty(len(gy))
     arrays, rows = _numpy(x, weight.view(-1), starts, edges, outs, gy, gx, gw.view(-1)), _numpy(gy, gb)
-    over_rows(lambda a, b: spread_rows(a, b, *arrays), len(x), _threads(x))
-    over_rows(lambda a, b: total_rows(a, b, *rows), len(gy), _threads(gy))
+    def part(a, b):
+        spread_rows(a, b, *arrays)
+        total_rows(a*len(gy)//len(x), b*len(gy)//len(x), *rows)
+    over_rows(part, len(x), _threads(x), parts=2)
     return gx, gw, gb
 
 def _wide(f, *tensors, then=()):

@@ -10,9 +10,10 @@ __all__ = ['geo_connectivity', 'edge_list', 'index_table', 'GeoSparseLinear', 'F
 # %% ../nbs/51_geosparse.ipynb #9786def0
 import math, warnings
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np, torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from .bench import bench, race
@@ -305,12 +306,12 @@ class GeoSparseBlock(nn.Module):
 # %% ../nbs/51_geosparse.ipynb #a013d0a3
 class GeoSparseConfig(Config):
     "What a `GeoSparseNet` is"
-    shape: tuple[int, int] = (8, 8)                              # Rows and columns of all layers
+    shape: tuple[int, int] = Field((8, 8), strict=False)         # Rows and columns of all layers
     depth: int = 4                                               # Residual blocks
     k: int = 8                                                   # Inputs of each unit
     connectivity: Literal['local', 'random', 'hash'] = 'local'
     radius: int|None = None                                      # None: the smallest that offers k
-    offsets: list[tuple[int, int]]|None = None                   # Steps that take the place of the window
+    offsets: list[Annotated[tuple[int, int], Field(strict=False)]]|None = None # Steps that take the place of the window
     wrap_mode: Literal['shift', 'wrap', 'clamp'] = 'shift'
     include_self: bool = True
     allow_repeats: bool = False
@@ -447,6 +448,7 @@ def _layer_race(n, k, B, rounds, connectivity='local'):
     x.requires_grad_()
     source, target = torch.randn(5*n*B//2), torch.empty(5*n*B//2)
     gradients = lambda y, gy, inputs: torch.autograd.grad(y, inputs, gy)
+    warnings.filterwarnings('ignore', 'Sparse')        # PyTorch's notes on its sparse matrices
     contenders = {
         'kernel': lambda: gradients(gather_sum(x, w, b, index, *readers), gy, (x, w, b)),
         'kernel, batch-major': lambda: gradients(layer(xb), gyb, (xb, w, b)),

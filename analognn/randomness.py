@@ -150,14 +150,15 @@ def draw_rows(b0, b1, p, negative, BL, out, k0, k1, purpose, first):
 def _pool(process, helpers): return ThreadPoolExecutor(helpers)     # one for each process: threads don't survive a fork
 
 def over_rows(f, n:int, # Rows
-              n_threads:int # Threads at most, this one included
+              n_threads:int, # Threads at most, this one included
+              parts:int=8 # Cuts for each thread: more for uneven work, fewer where a part takes less than a tenth of a millisecond
              ):
     "Call `f(start, stop)` over 0 .. n, by several threads; results must not depend on the cuts"
     if n_threads<=1 or n<2: return f(0, n)
-    cuts = [n*k//(8*n_threads) for k in range(8*n_threads+1)]
-    parts = iter(list(zip(cuts, cuts[1:])))
+    cuts = [n*k//(parts*n_threads) for k in range(parts*n_threads+1)]
+    todo = iter(list(zip(cuts, cuts[1:])))
     def work():
-        for start, stop in parts: f(start, stop)     # whoever is free takes the next part
+        for start, stop in todo: f(start, stop)     # whoever is free takes the next part
     helpers = [_pool(os.getpid(), n_threads-1).submit(work) for _ in range(n_threads-1)]
     work()
     for h in helpers: h.result()

@@ -61,7 +61,7 @@ def _by_kernel(x): return x.device.type=='cpu' and x.dtype in (torch.float32, to
 
 def _numpy(*tensors): return [t.detach().contiguous().numpy() for t in tensors]
 
-def _threads(t): return torch.get_num_threads() if t.numel()>100_000 else 1
+def _threads(t): return torch.get_num_threads() if t.numel()>500_000 else 1
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
@@ -70,7 +70,7 @@ class _RMSNorm(torch.autograd.Function):
         square_sums(*_numpy(x, total))
         r = torch.rsqrt(total/len(x)+eps)
         arrays = _numpy(x, weight, r, y)
-        over_rows(lambda a, b: scaled_rows(a, b, *arrays), len(x), _threads(x))
+        over_rows(lambda a, b: scaled_rows(a, b, *arrays), len(x), _threads(x), parts=2)
         ctx.save_for_backward(x, weight, r)
         return y
 
@@ -80,7 +80,7 @@ class _RMSNorm(torch.autograd.Function):
         total, gw, gx = torch.empty_like(r), torch.empty_like(weight), torch.empty_like(x)
         norm_sums(*_numpy(gy, x, weight, r, total, gw))
         arrays = _numpy(gy, x, weight, r, r**3*total/len(x), gx)
-        over_rows(lambda a, b: norm_gradient_rows(a, b, *arrays), len(x), _threads(x))
+        over_rows(lambda a, b: norm_gradient_rows(a, b, *arrays), len(x), _threads(x), parts=2)
         return gx, gw, None
 
 def rms_norm(x, weight, eps:float=1e-6)->Tensor:
@@ -109,7 +109,7 @@ class _Branch(torch.autograd.Function):
         alpha, h = ctx.saved_tensors
         gh, partial = torch.empty_like(h, memory_format=torch.contiguous_format), gy.new_empty(len(gy))
         arrays = _numpy(gy, h, alpha.view(1), gh, partial)
-        over_rows(lambda a, b: branch_gradient_rows(a, b, *arrays), len(h), _threads(h))
+        over_rows(lambda a, b: branch_gradient_rows(a, b, *arrays), len(h), _threads(h), parts=2)
         return gy, partial.sum().view_as(alpha), gh
 
 def add_branch(x:Tensor, # (n, B)

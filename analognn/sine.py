@@ -112,7 +112,7 @@ class _Sine(torch.autograd.Function):
         if z.dtype!=torch.float32 or z.is_cuda: return decaying_sine(z, A, f, d, p, mode)
         y = torch.empty_like(z)
         arrays = [t.detach().contiguous().numpy() for t in (z, A, f, d, p, y)]
-        over_rows(lambda a, b: sine_rows(a, b, _modes[mode], *arrays), len(z), _threads(z))
+        over_rows(lambda a, b: sine_rows(a, b, _modes[mode], *arrays), len(z), _threads(z), parts=2)
         return y
 
     @staticmethod
@@ -121,7 +121,7 @@ class _Sine(torch.autograd.Function):
         if z.dtype!=torch.float32 or z.is_cuda: return *decaying_sine_gradients(gy, z, *parameters, ctx.mode), None
         out = [torch.empty_like(t) for t in (z, *parameters)]
         arrays = [t.detach().contiguous().numpy() for t in (gy, z, *parameters)]+[t.numpy() for t in out]
-        over_rows(lambda a, b: sine_gradient_rows(a, b, _modes[ctx.mode], *arrays), len(z), _threads(z))
+        over_rows(lambda a, b: sine_gradient_rows(a, b, _modes[ctx.mode], *arrays), len(z), _threads(z), parts=2)
         return *out, None
 
 def fused_sine(z, amplitude, frequency, decay, phase, decay_mode:str='abs')->Tensor:
