@@ -189,9 +189,10 @@ class RunFolder:
         write_atomic(file, buffer.getvalue())
         return result
 
-    def finish(self):
+    def finish(self, **more # What else the manifest shall say
+              ):
         "Mark the run as finished and drop what only a resumed run would need"
-        write_json(self.path/'manifest.json', dict(digest=self.digest, finished=True))
+        write_json(self.path/'manifest.json', dict(more, digest=self.digest, finished=True))
         shutil.rmtree(self.path/'stages', ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #ce1ec52f
@@ -199,7 +200,7 @@ def _manifest(path):
     "The manifest of a run folder, or None when there is none of ours"
     try: m = read_json(path/'manifest.json')
     except AnalogError: return None
-    return m if isinstance(m, dict) and set(m)=={'digest', 'finished'} else None
+    return m if isinstance(m, dict) and {'digest', 'finished'}<=set(m) else None
 
 def _explicit_folder(path, digest, force):
     "Check the folder that the caller named, and empty it if it may be"

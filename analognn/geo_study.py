@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np, torch
 from torch import nn
 
-from .core import Config, pick, stream, write_atomic, write_json
+from .core import Config, environment, pick, stream, write_atomic, write_json
 from .data import load_dataset
 from .geo_estimators import train_net
 from .geosparse import GeoSparseConfig, GeoSparseNet, compare_params, count_params, match_dense_width
@@ -39,7 +39,7 @@ def _teacher(x, g):
 def _field(x, g):
     side = math.isqrt(x.shape[1])
     s, right, down = x.view(-1, side, side), *(torch.randn(side, side, generator=g) for _ in range(2))
-    return (right*s*s.roll(-1, 2)+down*s*s.roll(-1, 1)).sum((1, 2))/x.shape[1]**.5
+    return ((right[:, 1:]*s[:, :, 1:]*s[:, :, :-1]).sum((1, 2))+(down[1:]*s[:, 1:]*s[:, :-1]).sum((1, 2)))/x.shape[1]**.5
 
 _targets = dict(sine=_sine, mixed=_mixed, teacher=_teacher, field=_field)
 task_names = (*_targets, 'digits')
@@ -48,7 +48,7 @@ def make_task(name:str, # One of `task_names`
               seed:int, # Of the data
               side:int=16, # Rows and columns of the grid; digits have 8
               permuted:bool=False, # Shuffle the features, by one permutation for all samples
-              n_train:int=2000, # Samples; as many in validation and test together
+              n_train:int=4000, # Samples; as many in validation and test together
               noise:float=.05 # Standard deviation added to the targets, relative to theirs
              )->dict: # train, val, test: (x, y) each, standardised by the training data
     "Data of a task"
@@ -125,7 +125,7 @@ class GeoPoint(Config):
     epochs: int = 40
     patience: int = 10
     batch_size: int = 64
-    n_train: int = 2000
+    n_train: int = 4000
     device: str = 'cpu'
 
 def _build(p, n_in, n_out):
@@ -191,7 +191,7 @@ def geo_point(**values # Fields of `GeoPoint`
         wall = time.perf_counter()-start
         with torch.no_grad(): out = run.eval()(data['test'][0])
         val, target = min(seen['val_loss'], default=math.inf), data['test'][1]
-        row = dict(lr=lr, val_loss=val, test_loss=criterion(out, target).item(), epochs=len(seen['loss']), wall_s=wall, step_s=step, first_step_s=first, samples_per_s=len(x)*len(seen['loss'])/wall,
+        row = dict(lr=lr, val_loss=val, test_loss=criterion(out, target).item(), epochs_run=len(seen['loss']), wall_s=wall, step_s=step, first_step_s=first, samples_per_s=len(x)*len(seen['loss'])/wall,
                    kept_mb=held/2**20, stable=bool(np.isfinite(seen['loss']).all() and seen['loss'][-1]<=seen['loss'][0]), params=count_params(net), trainable=count_params(net, True),
                    mismatch=match['relative'], within_1_percent=match['within'], amp='bfloat16' if p.bf16 else 'none',
                    score=(out.argmax(1)==target).double().mean().item() if classes else 1-((out-target).pow(2).mean()/target.var()).item())
@@ -223,10 +223,10 @@ def finish_geo_study(folder:Path, # Where the files go
     rows = summarise(table)
     write_atomic(folder/'summary.csv', pd.DataFrame(rows).to_csv(index=False))
     models = {m: [r for r in rows if r['model']==m] for m in dict.fromkeys(r['model'] for r in rows)}
-    write_json(folder/'by_model.json', {m: dict(points=sum(r['seeds'] for r in rs), stable=float(np.mean([r['stable'] for r in rs])), step_ms=float(np.median([r['step_ms'] for r in rs])), rows=rs) for m, rs in models.items()})
-    if rows:
-        save_figure(score_figure(rows), folder/'scores.png')
-        save_figure(size_figure(rows), folder/'sizes.png')
+    write_json(folder/'by_model.json', dict(environment=environment(), models={m: dict(points=sum(r['seeds'] for r in rs), stable=float(np.mean([r['stable'] for r in rs])), step_ms=float(np.median([r['step_ms'] for r in rs])), rows=rs) for m, rs in models.items()}))
+    if any(map(_is_base, rows)): save_figure(score_figure(rows), folder/'scores')
+    if any(map(_is_field, rows)): save_figure(size_figure(rows), folder/'sizes')
+    return dict(parameters=table[table.failure.isna()].drop_duplicates(_groups)[[*_groups, 'params', 'trainable', 'mismatch', 'within_1_percent', 'amp']].to_dict('records') if rows else [])
 
 def score_figure(rows:list # Of `summarise`
                 ):
@@ -246,11 +246,13 @@ def score_figure(rows:list # Of `summarise`
 
 def _is_base(r): return r['k']==8 and r['depth']==3 and r['activation_type']=='relu' and not r['compile'] and not r['bf16']
 
+def _is_field(r): return r['model']=='geo' and r['task']=='field' and not r['permuted'] and not r['compile'] and not r['bf16']
+
 def size_figure(rows:list # Of `summarise`
                ):
     "Score of the grid against k, by depth and activation"
     fig, ax = figure(aspect=.6)
-    mine = [r for r in rows if r['model']=='geo' and r['task']=='field' and not r['permuted'] and not r['compile'] and not r['bf16']]
+    mine = [r for r in rows if _is_field(r)]
     for depth, act in dict.fromkeys((r['depth'], r['activation_type']) for r in mine):
         line = sorted((r['k'], r['score']) for r in mine if (r['depth'], r['activation_type'])==(depth, act))
         ax.plot(*zip(*line), 'o-', label=f'depth {depth}, {act}')

@@ -10,6 +10,7 @@ __all__ = ['geo_connectivity', 'edge_list', 'index_table', 'GeoSparseLinear', 'F
 # %% ../nbs/51_geosparse.ipynb #9786def0
 import math, warnings
 from functools import partial
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 import numpy as np, torch
@@ -177,6 +178,12 @@ def _checked_index(index, n_in, n_out):
 
 def _follow_index(layer, _): layer._sort_edges()
 
+def _has_triton(dtype):
+    "Are there kernels for a GPU?"
+    if dtype==torch.float64 or find_spec('triton') is None: return False
+    import analognn.gather_gpu
+    return True
+
 class GeoSparseLinear(nn.Module):
     "A linear layer whose units read k inputs each"
     def __init__(self, n_in:int, # Inputs
@@ -210,7 +217,10 @@ class GeoSparseLinear(nn.Module):
         self.starts, self.edges, self.outs = readers_of(self.index, self.in_features)
 
     def _way(self, x):
-        return ('kernel' if x.device.type in ('cpu', 'cuda') else 'bag') if self.compute=='auto' else self.compute
+        "What `auto` stands for here"
+        if self.compute=='auto': return 'kernel' if x.device.type=='cpu' or x.is_cuda and _has_triton(x.dtype) else 'bag'
+        if self.compute=='kernel' and x.is_cuda and not _has_triton(x.dtype): raise ConfigError(f"compute is 'kernel' for {x.dtype} on a GPU; allowed with triton installed, and not for float64")
+        return self.compute
 
     def _sums(self, x, weight, bias):
         "(n_in, B) to (n_out, B)"
@@ -516,4 +526,5 @@ def bench_geosparse(mode:str # 'quick', 'default' or 'full'
         f'layer, n {n}, k 8, B 256, random over the whole grid': _layer_race(n, 8, 256, rounds, 'random'),
         f'activation, {n} x 256': _activation_race(n, 256, rounds), f'residual block, n {n}, k 8, B 256': _block_race(n, 8, 256, rounds, compiled),
         **{f'threads, n {m}, k 8, B 256': _thread_race(m, 8, 256, 3*rounds) for m in ([1024] if quick else [4096, 16384])},
+        'connectivity, a million units, k 16': race({kind: lambda kind=kind: geo_connectivity((1000, 1000) if not quick else (100, 100), 16, kind) for kind in _kinds}, rounds=few, warmup=0, min_time=0.),
         'time against n, k 8, B 64': _scaling((1024, 4096) if quick else (1024, 4096, 16384, 65536, 262144, 1048576), 8, 64, rounds)})

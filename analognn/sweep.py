@@ -13,7 +13,7 @@ from pathlib import Path
 
 # %% ../nbs/04_sweep.ipynb #5188c30d
 from .bench import import_declaring, package_folder
-from .core import AnalogError, Config, ConfigError, environment, open_run, pick, pmap, write_json
+from .core import AnalogError, Config, ConfigError, environment, open_run, pick, pmap
 
 # %% ../nbs/04_sweep.ipynb #08745c95
 def grid(**axes # Values of each argument, in a list, tuple, range or array
@@ -117,7 +117,7 @@ def study(name:str, # What a spec calls it
           point, # point(**fields) -> dict of results
           fields # `Config` with the fields of a point
          ):
-    "Register finish(folder, table) of a study, which writes its files"
+    "Register finish(folder, table) of a study, which writes its files, and returns what else the manifest shall say"
     def register(finish):
         _studies[name] = point, fields, finish
         return finish
@@ -150,8 +150,5 @@ def run_study(spec:SweepSpec, out=None, # Folder; None: a new one under runs/, o
     run = open_run(spec.digest(), out, force)
     points = [fields.make(p).model_dump(mode='json') for p in _points_of(spec)]
     table = run_sweep(point, points, run.path/'points.db', n_workers, progress=progress)
-    write_json(run.path/'environment.json', environment())
-    write_json(run.path/'spec.json', spec)
-    finish(run.path, table)
-    run.finish()
+    run.finish(environment=environment(), spec=spec, **(finish(run.path, table) or {}))
     return run.path
