@@ -24,6 +24,9 @@ _names = {module: names.split() for module, names in dict(
     calibrate = 'Affine Learned Polynomial',
     validate = 'ladder metrics',
     temporal = 'TemporalConfig run_temporal',
+    geosparse = 'GeoSparseConfig GeoSparseLinear GeoSparseNet geo_connectivity',
+    geo_estimators = 'GeoSparseClassifier GeoSparseRegressor',
+    geo_tiles = 'TiledLinear tile_plan',
     report = 'make_report',
     pipeline = 'PipelineConfig run_pipeline',
 ).items()}

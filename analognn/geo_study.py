@@ -121,7 +121,7 @@ class GeoPoint(Config):
     activation_type: Literal['relu', 'tanh', 'gelu', 'psann', 'phase_psann'] = 'relu' # Of the grid
     compile: bool = False                      # By torch.compile
     bf16: bool = False                         # Under autocast
-    lrs: list[float] = [.003, .01]             # Learning rates to choose from
+    lrs: list[float] = [.001, .003, .01, .03]  # Learning rates to choose from
     epochs: int = 40
     patience: int = 10
     batch_size: int = 64

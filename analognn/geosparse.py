@@ -472,6 +472,14 @@ def _layer_race(n, k, B, rounds, connectivity='local'):
     def agree(out, ours): return not isinstance(out, tuple) or out[1].shape!=ours[1].shape or torch.allclose(out[1], ours[1], atol=1e-2, rtol=1e-3)
     return race(contenders, rounds=rounds, warmup=1, min_time=.02, baseline='kernel', check=agree)
 
+def _equal_work_race(n, k, B, rounds):
+    "The sparse layer against a dense layer, and a product through few dimensions, of as many multiplications"
+    width, rank = round(math.sqrt(n*k)), max(1, k//2)
+    sparse, dense, low = GeoSparseLinear(n, n, geo_connectivity((math.isqrt(n),)*2, k), feature_major=True), nn.Linear(width, width), nn.Sequential(nn.Linear(n, rank, bias=False), nn.Linear(rank, n))
+    x, xd, xl = (torch.randn(s, requires_grad=True) for s in ((n, B), (B, width), (B, n)))
+    contenders = {f'sparse, n {n}, k {k}': (sparse, x), f'dense, n {width}': (dense, xd), f'low rank, n {n}, rank {rank}': (low, xl)}
+    return race({name: lambda m=m, v=v: torch.autograd.grad(m(v), [v, *m.parameters()], torch.ones_like(v)) for name, (m, v) in contenders.items()}, rounds=rounds)
+
 class _EagerSine(SineParam):
     "The activation as one writes it in PyTorch"
     def forward(self, z): return decaying_sine(z, *map(self.value, ('amplitude', 'frequency', 'decay')), self.phases())
@@ -524,7 +532,7 @@ def bench_geosparse(mode:str # 'quick', 'default' or 'full'
     few = dict(quick=1, default=3, full=15)[mode]
     return dict({f'layer, n {n}, k {k}, B 256': _layer_race(n, k, 256, rounds if n<16384 else few) for n, k in shapes}, **{
         f'layer, n {n}, k 8, B 256, random over the whole grid': _layer_race(n, 8, 256, rounds, 'random'),
-        f'activation, {n} x 256': _activation_race(n, 256, rounds), f'residual block, n {n}, k 8, B 256': _block_race(n, 8, 256, rounds, compiled),
+        f'equal work, n {n}, k 8, B 256': _equal_work_race(n, 8, 256, rounds), f'activation, {n} x 256': _activation_race(n, 256, rounds), f'residual block, n {n}, k 8, B 256': _block_race(n, 8, 256, rounds, compiled),
         **{f'threads, n {m}, k 8, B 256': _thread_race(m, 8, 256, 3*rounds) for m in ([1024] if quick else [4096, 16384])},
         'connectivity, a million units, k 16': race({kind: lambda kind=kind: geo_connectivity((1000, 1000) if not quick else (100, 100), 16, kind) for kind in _kinds}, rounds=few, warmup=0, min_time=0.),
         'time against n, k 8, B 64': _scaling((1024, 4096) if quick else (1024, 4096, 16384, 65536, 262144, 1048576), 8, 64, rounds)})
