@@ -140,6 +140,35 @@ def check_residual_learning_takes_the_same_way(scale_fast_lr, monkeypatch):
     assert (gpu.chop_in<0).any() and abs(rule.weight(gpu)-rule.weight(fresh)).max()>.02
     for a, b in ((rule.weight(cpu), rule.weight(gpu)), (cpu.arrays, gpu.arrays), (cpu.buffer, gpu.buffer), (cpu.chop_in, gpu.chop_in), (cpu.chop_out, gpu.chop_out)): assert torch.allclose(a, b, rtol=0, atol=1e-5)
 
+@pytest.mark.parametrize('n_in, n_out, k, B', [(1, 1, 1, 1), (9, 17, 8, 5), (30, 12, 11, 1300), (6, 4, 3, 0)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def check_sparse_sums_agree(n_in, n_out, k, B, dtype):
+    "Values and gradients of `gather_sum` on both kernels"
+    from analognn.gather import gather_sum, readers_of
+    from analognn.gather_gpu import gpu_gather_sum, gpu_spread
+    g = stream(0, 'sparse', n_in, B)
+    index = torch.randint(n_in, (n_out, k), generator=g).int()
+    x, w, b, gy = (torch.randn(s, generator=g).to(dtype).float() for s in ((n_in, B), (n_out, k), (n_out,), (n_out, B)))
+    readers, inputs = readers_of(index, n_in), [t.requires_grad_() for t in (x, w, b)]
+    y = gather_sum(*inputs, index, *readers)
+    expected = [y.detach(), *torch.autograd.grad(y, inputs, gy)]
+    there = lambda t: t.detach().to(here, dtype) if t.is_floating_point() else t.to(here)
+    on_gpu = tuple(map(there, readers))
+    got = [gpu_gather_sum(there(x), there(w), there(b), there(index), *on_gpu), *gpu_spread(there(gy), there(x), there(w), *on_gpu)]
+    for a, e in zip(got, expected): torch.testing.assert_close(a.float().cpu(), e, atol=1e-4*max(1, B)**.5 if dtype==torch.float32 else .02*max(1., e.abs().max().item() if e.numel() else 0.), rtol=1e-3)
+
+@pytest.mark.skipif(here!='cuda', reason='needs a GPU')
+def check_sparse_layer_lives_on_a_gpu():
+    "Layer, network, graph of CUDA and torch.compile against the CPU"
+    from analognn.geosparse import GeoSparseConfig, GeoSparseNet
+    net = GeoSparseNet(256, 3, GeoSparseConfig(shape=(16, 16), activation_type='psann', residual_alpha_init=.5), generator=stream(0))
+    x = torch.randn(64, 256, generator=stream(1))
+    expected, there = net(x), deepcopy(net).cuda()
+    torch.testing.assert_close(there(x.cuda()).cpu(), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.compile(there, fullgraph=True)(x.cuda()).cpu(), expected, atol=1e-4, rtol=1e-3)
+    graphed = torch.cuda.make_graphed_callables(deepcopy(there), (x.cuda(),))
+    torch.testing.assert_close(graphed(x.cuda()).cpu(), expected, atol=1e-4, rtol=1e-3)
+
 def checks(*options):
     "Run the checks in a process of their own"
     env = os.environ if here=='cuda' else os.environ | {'TRITON_INTERPRET': '1'}
@@ -189,3 +218,14 @@ def test_kernels_compile(family, arch, monkeypatch, tmp_path):
         assert len(machine_code(gpu._update, arch, kinds, constants))>1000
     kinds = dict(P='*fp32', BL='*i64', out='*i32', n='i32', purpose='i32', first='i64', key='u64')
     assert len(machine_code(gpu._bits, arch, kinds, dict(BLOCK=256)))>1000
+
+@pytest.mark.skipif(interpreted, reason='the interpreter compiles nothing')
+@pytest.mark.parametrize('arch', [80, *(pytest.param(a, marks=pytest.mark.slow) for a in (75, 90))])
+def test_sparse_kernels_compile(arch, monkeypatch, tmp_path):
+    from analognn import gather_gpu
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    for kind in ('*fp32', '*fp16', *(['*bf16'] if arch>=80 else [])):
+        floats = dict.fromkeys('x weight bias y gy gx'.split(), kind) | dict(parts='*fp32', B='i32', E='i32')
+        integers = dict.fromkeys('index starts edges outs'.split(), '*i32')
+        assert len(machine_code(gather_gpu._sum_kernel, arch, floats | integers, dict(K=8, BLOCK=256)))>1000
+        assert len(machine_code(gather_gpu._spread_kernel, arch, floats | integers, dict(BLOCK=256)))>1000
