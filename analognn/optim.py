@@ -6,7 +6,7 @@
 __all__ = ['accuracy', 'AnalogSGD', 'History', 'fit', 'bench_training']
 
 # %% ../nbs/22_optim.ipynb #dd8675f2
-import copy, io
+import copy, io, math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -60,13 +60,13 @@ class History:
     "How a training went, epoch by epoch"
     loss: list          # Mean training loss of each epoch
     val_loss: list      # Validation loss after each epoch
-    val_accuracy: list  # Validation accuracy after each epoch
-    best: int           # The epoch whose weights were kept: the lowest validation loss
+    val_accuracy: list  # Validation score, by default accuracy, after each epoch
+    best: int           # The epoch whose weights were kept: the lowest validation loss, or without validation the last
 
 # %% ../nbs/22_optim.ipynb #0a5eee9d
 def fit(model:nn.Module, # Trained in place
-        train:tuple, # (x, y) inputs (n, n_in) and classes (n,)
-        val:tuple, # (x, y) to choose the epoch by
+        train:tuple, # (x, y) inputs (n, n_in), and classes (n,) or what else `loss` takes
+        val:tuple|None, # (x, y) to choose the epoch by; None: the last one is kept
         *, epochs:int=150, # Passes over the training data
         lr:float=1e-2, # Learning rate, with a cosine decay to zero
         batch_size:int=32, # Samples a step
@@ -74,31 +74,37 @@ def fit(model:nn.Module, # Trained in place
         input_noise:float=0., # Standard deviation of noise added to the training inputs, a regularizer
         generator:torch.Generator, # Order of the samples, and chips if a new one is drawn for each step
         fresh_chips:bool=False, # Draw a new chip for every step (noise-aware training), and validate on four fixed ones
+        loss=nn.functional.cross_entropy, # loss(outputs, y); a model whose class has a method `loss(x, y, loss)` is trained by that
+        score=accuracy, # score(outputs, y), noted after each epoch
+        patience:int|None=None, # Epochs without a better validation loss before it stops; None: it never does
         optimizer=None, # Called with parameters and `lr=`; None: `AnalogSGD` where layers are resistive, else AdamW
         checkpoint=None, # File to keep the state of the training in, after each epoch; if it is there, the training goes on from it
         progress:bool=False # Show a progress bar?
        )->History:
-    "Train a classifier by cross-entropy and keep the epoch with the lowest validation loss"
-    for name, (x, y) in dict(train=train, val=val).items(): _check_data(x, y, name)
-    if epochs<1 or batch_size<1: raise ConfigError(f"epochs is {epochs} and batch_size {batch_size}; allowed: 1 or more")
+    "Train, by default a classifier by cross-entropy, and keep the epoch with the lowest validation loss"
+    for name, part in dict(train=train, val=val).items():
+        if part is not None: _check_data(*part, name)
+    if epochs<1 or batch_size<1 or patience is not None and patience<1: raise ConfigError(f"epochs is {epochs}, batch_size {batch_size}, patience {patience}; allowed: 1 or more")
     val_chips = torch.randint(2**62, (4,), generator=generator).tolist() if fresh_chips else [None]
     x, y = train
     opt = (optimizer or _default_optimizer(model, weight_decay))(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs)
     run = dict(history=[], best=float('inf'), at=-1, kept=None, val_chips=val_chips)
-    settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, weight_decay=weight_decay, input_noise=input_noise, fresh_chips=fresh_chips, optimizer=type(opt).__name__, samples=len(x))
+    settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, weight_decay=weight_decay, input_noise=input_noise, fresh_chips=fresh_chips, optimizer=type(opt).__name__, samples=len(x), patience=patience)
     parts = dict(model=model, opt=opt, schedule=schedule)
     if checkpoint and Path(checkpoint).exists(): run = _resume(checkpoint, settings, parts, generator)
     from tqdm import trange
     for epoch in trange(len(run['history']), epochs, desc='training', disable=not progress, leave=False):
+        if patience and epoch>run['at']+patience: break
         model.train()
-        total = sum(_step(model, opt, _blurred(x[i], input_noise, generator), y[i], generator if fresh_chips else None)*len(i) for i in torch.randperm(len(x), generator=generator).split(batch_size))
+        total = sum(_step(model, opt, _blurred(x[i], input_noise, generator), y[i], generator if fresh_chips else None, loss)*len(i) for i in torch.randperm(len(x), generator=generator).split(batch_size))
         schedule.step()
-        run['history'].append((total/len(x), *_validate(model, *val, run['val_chips'])))
-        loss = run['history'][-1][1]
-        if loss<run['best']: run |= dict(best=loss, kept=copy.deepcopy(model.state_dict()), at=epoch)
+        found = _validate(model, *val, run['val_chips'], loss, score) if val else (total/len(x), float('nan'))
+        run['history'].append((total/len(x), *found))
+        if found[0]<run['best'] or not val and math.isfinite(total): run |= dict(best=found[0], kept=copy.deepcopy(model.state_dict()), at=epoch)
         if checkpoint: _save(checkpoint, settings, parts, generator, run)
-    if run['kept'] is None: raise AnalogError(f"training diverged: the validation loss was never finite (lr={lr})")
+        if not math.isfinite(total): break
+    if run['kept'] is None: raise AnalogError(f"training diverged: the {'validation' if val else 'training'} loss was never finite (lr={lr})")
     model.load_state_dict(run['kept'])
     return History(*map(list, zip(*run['history'])), best=run['at'])
 
@@ -127,21 +133,21 @@ def _resume(file, settings, parts, generator):
 # %% ../nbs/22_optim.ipynb #c26146a3
 def _blurred(x, std, generator): return x+std*torch.randn(x.shape, generator=generator, dtype=x.dtype) if std else x
 
-def _step(model, opt, x, y, chips):
+def _step(model, opt, x, y, chips, loss):
     "One step of the optimizer; its loss"
     if chips is not None: draw(model, generator=chips)
-    loss = nn.functional.cross_entropy(model(x), y)
-    opt.zero_grad(); loss.backward(); opt.step()
-    return loss.item()
+    value = model.loss(x, y, loss) if hasattr(type(model), 'loss') else loss(model(x), y)      # the type: a compiled model would hand out the loss of the one inside
+    opt.zero_grad(); value.backward(); opt.step()
+    return value.item()
 
 @torch.no_grad()
-def _validate(model, x, y, chips):
-    "Mean loss and accuracy over chips, given by seeds; None: the model as it is"
+def _validate(model, x, y, chips, loss, score):
+    "Mean loss and score over chips, given by seeds; None: the model as it is"
     model.eval()
     def one(seed):
         if seed is not None: draw(model, generator=torch.Generator().manual_seed(seed))
         out = model(x)
-        return nn.functional.cross_entropy(out, y).item(), accuracy(out, y)
+        return loss(out, y).item(), score(out, y)
     return tuple(sum(v)/len(chips) for v in zip(*map(one, chips)))
 
 # %% ../nbs/22_optim.ipynb #4417caf1
