@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np, torch
 from torch import nn
 
-from .core import AnalogError, Config, environment, pick, stream, write_atomic, write_json
+from .core import AnalogError, Config, environment, one_thread, pick, stream, write_atomic, write_json
 from .data import load_dataset
 from .geosparse import GeoSparseConfig, GeoSparseNet, compare_params, count_params, match_dense_width
 from .optim import fit
@@ -175,8 +175,10 @@ def _kept_bytes(net, x, y, criterion):
 def geo_point(**values # Fields of `GeoPoint`
              )->dict: # What was measured
     "Train one model on one task, once for each learning rate"
-    p = GeoPoint.make(values)
-    torch.set_num_threads(1)
+    with one_thread(): return _trained(GeoPoint.make(values))
+
+def _trained(p):
+    "`geo_point` in this thread"
     data = {k: tuple(t.to(p.device) for t in v) for k, v in make_task(p.task, p.seed, p.side, p.permuted, p.n_train).items()}
     classes, (x, y) = p.task=='digits', data['train']
     criterion, best = nn.functional.cross_entropy if classes else nn.functional.mse_loss, None

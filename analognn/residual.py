@@ -7,7 +7,7 @@ __all__ = ['plain_rms_norm', 'square_sums', 'scaled_rows', 'norm_sums', 'norm_gr
            'add_branch']
 
 # %% ../nbs/28_residual.ipynb #6e598965
-import numpy as np, torch
+import torch
 from numba import njit
 from torch import Tensor
 
