@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .bench import bench, race
 from .core import Config, ConfigError, ShapeError, pick, stream, stream_seed
-from .gather import bag_sum, gather_sum, gathered_sum, readers_of, scattered_sum
+from .gather import bag_sum, gather_sum, gathered_sum, kernels, readers_of, scattered_sum
 from .residual import add_branch, rms_norm
 from .sine import SineParam, decaying_sine, fused_sine, make_activation, sine_options
 
@@ -218,7 +218,7 @@ class GeoSparseLinear(nn.Module):
 
     def _way(self, x):
         "What `auto` stands for here"
-        if self.compute=='auto': return 'kernel' if x.device.type=='cpu' or x.is_cuda and _has_triton(x.dtype) else 'bag'
+        if self.compute=='auto': return 'kernel' if x.device.type=='cpu' and kernels or x.is_cuda and _has_triton(x.dtype) else 'bag'
         if self.compute=='kernel' and x.is_cuda and not _has_triton(x.dtype): raise ConfigError(f"compute is 'kernel' for {x.dtype} on a GPU; allowed with triton installed, and not for float64")
         return self.compute
 
