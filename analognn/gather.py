@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .core import ConfigError, ShapeError
 
@@ -77,6 +78,7 @@ class _Bag(torch.autograd.Function):
         return torch.nn.functional.embedding_bag(index, x, mode='sum', per_sample_weights=weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gy):
         (x, weight), (starts, edges, outs), gx, gw = ctx.saved_tensors, ctx.readers, None, None
         if ctx.needs_input_grad[0]: gx = torch.nn.functional.embedding_bag(outs, gy, starts[:-1], mode='sum', per_sample_weights=weight.flatten()[edges])
@@ -145,6 +147,7 @@ class _Direct(torch.autograd.Function):
     def forward(x, weight, bias, index, *readers): return _wide(_run_sum, x, weight, bias, then=(index,))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gy): return *_wide(_run_spread, gy, *ctx.saved_tensors, then=ctx.readers), None, None, None, None
 
 def gather_sum(x:Tensor, # (n_in, B)

@@ -8,6 +8,7 @@ __all__ = ['plain_rms_norm', 'rms_norm', 'add_branch']
 # %% ../nbs/29_residual.ipynb #6e598965
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 try: from analognn import row_kernels as kernels
 except ImportError: kernels = None      # numba is missing: the plain forms do it
@@ -24,18 +25,27 @@ def _by_kernel(x): return kernels is not None and x.device.type=='cpu' and x.dty
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, eps):
+    def forward(x, weight, eps):
         x, weight = x.contiguous(), weight.contiguous()
         total, y = x.new_empty(x.shape[1]), torch.empty_like(x)
         kernels.square_sums(x.detach().numpy(), total.numpy())
         r = torch.rsqrt(total/len(x)+eps)
         kernels.run_rows(kernels.scaled_rows, len(x), x, weight, r, y)
-        ctx.save_for_backward(x, weight, r)
-        return y
+        return y, r
 
     @staticmethod
-    def backward(ctx, gy):
-        (x, weight, r), gy = ctx.saved_tensors, gy.contiguous()
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2], output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def vmap(info, in_dims, x, weight, eps):
+        return torch.vmap(lambda x, w: (plain_rms_norm(x, w, eps), x[0]), in_dims[:2])(x, weight), (0, 0)     # nobody looks at the second
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gy, _):
+        x, weight, r, gy = (t.contiguous() for t in (*ctx.saved_tensors, gy))
         total, gw, gx = torch.empty_like(r), torch.empty_like(weight), torch.empty_like(x)
         kernels.norm_sums(*(t.detach().numpy() for t in (gy, x, weight, r, total, gw)))
         kernels.run_rows(kernels.norm_gradient_rows, len(x), gy, x, weight, r, r**3*total/len(x), gx)
@@ -43,19 +53,23 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x, weight, eps:float=1e-6)->Tensor:
     "`plain_rms_norm` in few passes; keeps x"
-    return _RMSNorm.apply(x, weight, eps) if _by_kernel(x) else plain_rms_norm(x, weight, eps)
+    return _RMSNorm.apply(x, weight, eps)[0] if _by_kernel(x) else plain_rms_norm(x, weight, eps)
 
 # %% ../nbs/29_residual.ipynb #f570637b
 class _Branch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, alpha, h):
-        ctx.save_for_backward(alpha, h)
-        return torch.addcmul(x, alpha, h)
+    def forward(x, alpha, h): return torch.addcmul(x, alpha, h)
 
     @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def vmap(info, in_dims, *args): return torch.vmap(lambda x, alpha, h: x+alpha*h, in_dims)(*args), 0
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx, gy):
-        alpha, h = ctx.saved_tensors
-        h, gy = h.contiguous(), gy.contiguous()
+        alpha, h, gy = (t.contiguous() for t in (*ctx.saved_tensors, gy))
         gh, partial = torch.empty_like(h), gy.new_empty(len(gy))
         kernels.run_rows(kernels.branch_gradient_rows, len(h), gy, h, alpha.view(1), gh, partial)
         return gy, partial.sum().view_as(alpha), gh

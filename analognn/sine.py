@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .core import ConfigError, ShapeError, pick
 
@@ -43,18 +44,26 @@ def _by_kernel(z): return kernels is not None and z.dtype==torch.float32 and z.d
 
 class _Sine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z, A, f, d, p, mode):
-        z, parameters = z.contiguous(), [v.contiguous() for v in (A, f, d, p)]
-        ctx.save_for_backward(z, *parameters); ctx.mode = mode
-        if not _by_kernel(z): return decaying_sine(z, *parameters, mode)
+    def forward(z, A, f, d, p, mode):
+        if not _by_kernel(z): return decaying_sine(z, A, f, d, p, mode)
+        z, *parameters = (t.contiguous() for t in (z, A, f, d, p))
         y = torch.empty_like(z)
         kernels.run_rows(kernels.sine_rows, len(z), _modes[mode], z, *parameters, y, work=25)
         return y
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.mode = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(info, in_dims, *args): return torch.vmap(decaying_sine, in_dims)(*args), 0
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx, gy):
-        z, *parameters = ctx.saved_tensors
-        if not _by_kernel(z): return *decaying_sine_gradients(gy, z, *parameters, ctx.mode), None
+        if not _by_kernel(ctx.saved_tensors[0]): return *decaying_sine_gradients(gy, *ctx.saved_tensors, ctx.mode), None
+        z, *parameters = (t.contiguous() for t in ctx.saved_tensors)
         out = [torch.empty_like(t) for t in (z, *parameters)]
         kernels.run_rows(kernels.sine_gradient_rows, len(z), _modes[ctx.mode], gy.contiguous(), z, *parameters, *out, work=25)
         return *out, None

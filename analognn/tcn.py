@@ -12,6 +12,7 @@ import hashlib, re
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .bench import bench, race
 from .core import ConfigError, ShapeError, pick, stream
@@ -148,6 +149,7 @@ class _Block(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         x, mask, mean, rstd, ln_w, ln_b, w1, w2, h, *more = ctx.saved_tensors
         dilation, gelu, way = ctx.how
@@ -201,6 +203,7 @@ class _MaskedMean(torch.autograd.Function):
         return torch.bmm(share[:, None], x)[:, 0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g): return ctx.saved_tensors[0][..., None]*g[:, None], None
 
 def masked_mean(x:Tensor, # (B, L, dim)
@@ -217,6 +220,7 @@ class _Project(torch.autograd.Function):
         return torch.addmm(bias, x, weight.T)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         x, weight = ctx.saved_tensors
         return g@weight if ctx.needs_input_grad[0] else None, g.T@x if ctx.needs_input_grad[1] else None, g.sum(0)

@@ -342,3 +342,46 @@ def test_low_rank_is_low_rank():
     net = ResidualNet(12, 2, 1, rank=2)
     product = net.blocks[0][1]
     assert torch.linalg.matrix_rank(product[1].weight@product[0].weight)<=2
+
+# Transformations
+
+def test_many_networks_at_once():
+    "vmap over parameters, values and gradients"
+    net = GeoSparseNet(16, 2, GeoSparseConfig(shape=(4, 4), k=4, depth=2, activation_type='psann', residual_alpha_init=.5))
+    x = torch.randn(3, 16)
+    stacked = {k: torch.stack([p.detach(), 1.1*p.detach()]).requires_grad_() for k, p in net.named_parameters()}
+    many = torch.vmap(lambda p: torch.func.functional_call(net, p, (x,)))(stacked)
+    for i in range(2):
+        one = {k: p[i].detach().requires_grad_() for k, p in stacked.items()}
+        y = torch.func.functional_call(net, one, (x,))
+        torch.testing.assert_close(many[i], y, atol=1e-4, rtol=1e-4)
+        for a, b in zip(torch.autograd.grad(many[i].sum(), stacked.values(), retain_graph=True), torch.autograd.grad(y.sum(), one.values())): torch.testing.assert_close(a[i], b, atol=1e-4, rtol=1e-3)
+
+def test_second_derivatives_are_refused():
+    net = GeoSparseNet(16, 2, GeoSparseConfig(shape=(4, 4), k=4, depth=1, activation_type='psann', residual_alpha_init=.5))
+    x = torch.randn(3, 16, requires_grad=True)
+    (gx,) = torch.autograd.grad(net(x).pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'): gx.sum().backward()
+
+def test_without_numba():
+    "The same network, by what PyTorch has; the compiled way says what it needs"
+    code = """
+import sys
+sys.modules['numba'] = sys.modules['llvmlite'] = None
+import torch
+from analognn.core import stream
+from analognn.geosparse import GeoSparseConfig, GeoSparseNet
+net = GeoSparseNet(64, 3, GeoSparseConfig(shape=(8, 8), activation_type='psann', residual_alpha_init=.5), generator=stream(0))
+y = net(torch.randn(5, 64, generator=stream(1)))
+y.sum().backward()
+print(*y.flatten().tolist(), *net.blocks[0].fc1.weight.grad.flatten().tolist())
+net.blocks[0].fc1.compute = 'kernel'
+try: net(torch.randn(5, 64))
+except ValueError as e: print(e, file=sys.stderr)
+"""
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert 'need numba' in out.stderr
+    net = GeoSparseNet(64, 3, GeoSparseConfig(shape=(8, 8), activation_type='psann', residual_alpha_init=.5), generator=stream(0))
+    y = net(torch.randn(5, 64, generator=stream(1)))
+    y.sum().backward()
+    torch.testing.assert_close(torch.tensor([float(v) for v in out.stdout.split()]), torch.cat([y.detach().flatten(), net.blocks[0].fc1.weight.grad.flatten()]), atol=1e-4, rtol=1e-4)
