@@ -7,16 +7,17 @@ __all__ = ['task_names', 'make_task', 'ResidualNet', 'make_rival', 'GeoPoint', '
            'score_figure', 'size_figure']
 
 # %% ../nbs/56_geo_study.ipynb #5f5fdd8c
-import json, math, time, warnings
+import json, math, time
 from pathlib import Path
 from typing import Literal
 
 import numpy as np, torch
 from torch import nn
 
+from .bench import peak_memory
 from .core import AnalogError, Config, environment, one_thread, pick, stream, write_atomic, write_json
 from .data import load_dataset
-from .geosparse import GeoSparseConfig, GeoSparseNet, compare_params, count_params, match_dense_width
+from .geosparse import GeoSparseConfig, GeoSparseNet, count_params, match_dense_width, param_mismatch
 from .optim import fit
 from .plot import figure, save_figure, style
 from .stats import mean_interval
@@ -85,17 +86,13 @@ class ResidualNet(nn.Module):
         for a, b in zip(self.alpha, self.blocks): x = x+a*b(x)
         return self.head(x)
 
-def _residual_params(n_in, n_out, depth, width=None, rank=None):
-    "Of a `ResidualNet`"
-    n = width or n_in
-    product = n*n+n if rank is None else 2*n*rank+n
-    return (n_in*n+n)*bool(width)+depth*(2*product+n+1)+(n+1)*n_out
-
-def _nearest_size(count, target):
-    "The whole number from 1 whose count is nearest"
+def _nearest_size(model, target):
+    "The whole number from 1 with which model(size) has nearly `target` parameters"
+    def miss(n):
+        with torch.device('meta'): return count_params(model(n))-target
     n = 1
-    while count(n+1)<target: n += 1
-    return min((n, n+1), key=lambda v: abs(count(v)-target))
+    while miss(n+1)<0: n += 1
+    return min((n, n+1), key=lambda v: abs(miss(v)))
 
 def make_rival(name:str, # 'dense', 'dense residual' or 'low rank'
                target:int, # Parameters to come close to
@@ -106,7 +103,8 @@ def make_rival(name:str, # 'dense', 'dense residual' or 'low rank'
         w = match_dense_width(target, n_in, n_out, 2)
         return nn.Sequential(nn.Linear(n_in, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, n_out))
     size = pick({'dense residual': 'width', 'low rank': 'rank'}, name, 'model')
-    return ResidualNet(n_in, n_out, depth, **{size: _nearest_size(lambda v: _residual_params(n_in, n_out, depth, **{size: v}), target)})
+    model = lambda n: ResidualNet(n_in, n_out, depth, **{size: n})
+    return model(_nearest_size(model, target))
 
 # %% ../nbs/56_geo_study.ipynb #b28c8467
 class GeoPoint(Config):
@@ -121,6 +119,7 @@ class GeoPoint(Config):
     activation_type: Literal['relu', 'tanh', 'gelu', 'psann', 'phase_psann'] = 'relu' # Of the grid
     compile: bool = False                      # By torch.compile
     bf16: bool = False                         # Under autocast
+    tf32: bool = False                         # Products of dense layers in TF32, on a GPU that has it
     lrs: list[float] = [.001, .003, .01, .03]  # Learning rates to choose from
     epochs: int = 40
     patience: int = 10
@@ -134,10 +133,7 @@ def _build(p, n_in, n_out):
     torch.manual_seed(p.seed)
     net = grid = GeoSparseNet(n_in, n_out, cfg, generator=stream(p.seed, 'init'))
     if p.model!='geo': net = make_rival(p.model, count_params(grid), n_in, n_out, p.depth)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')        # the row says it
-        match = compare_params(count_params(grid), count_params(net))
-    return net.to(p.device), match
+    return net.to(p.device), param_mismatch(count_params(grid), count_params(net))
 
 class _Cast(nn.Module):
     "A model under autocast"
@@ -163,47 +159,38 @@ def _step_seconds(net, x, y, criterion, n=15):
     net.zero_grad()
     return times[0], float(np.median(times[1:]))
 
-def _kept_bytes(net, x, y, criterion):
-    "Bytes that autograd keeps beyond the parameters"
-    own, seen = {p.data_ptr() for p in [*net.parameters(), *net.buffers()]}, {}
-    def note(t):
-        if t.data_ptr() not in own: seen[t.data_ptr()] = t.numel()*t.element_size()
-        return t
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): criterion(net(x), y)
-    return sum(seen.values())
+def _train_once(p, data, lr):
+    "What one training at one learning rate gives"
+    classes, (x, y), (x_test, target) = p.task=='digits', data['train'], data['test']
+    criterion, few = nn.functional.cross_entropy if classes else nn.functional.mse_loss, (x[:p.batch_size], y[:p.batch_size])
+    net, match = _build(p, x.shape[1], int(y.max())+1 if classes else 1)
+    run = _Cast(net) if p.bf16 else net
+    peak = peak_memory(lambda: criterion(run(few[0]), few[1]).backward())
+    if p.compile: run = torch.compile(run)
+    first, step = _step_seconds(run, *few, criterion)
+    start, val = time.perf_counter(), math.inf
+    try:
+        seen = fit(run, data['train'], data['val'], loss=criterion, score=lambda out, y: math.nan, epochs=p.epochs, lr=lr, batch_size=p.batch_size, weight_decay=1e-4, patience=p.patience, generator=stream(p.seed, 'order'))
+        losses, val = seen.loss, seen.val_loss[seen.best]
+    except AnalogError: losses = [math.nan]        # it diverged
+    wall = time.perf_counter()-start
+    with torch.no_grad(): out = run.eval()(x_test)
+    score = (out.argmax(1)==target).double().mean() if classes else 1-(out-target).pow(2).mean()/target.var()
+    return dict(lr=lr, val_loss=val, test_loss=criterion(out, target).item(), score=score.item(), epochs_run=len(losses), stable=bool(np.isfinite(losses).all() and losses[-1]<=losses[0]), wall_s=wall, step_s=step, first_step_s=first,
+                samples_per_s=len(x)*len(losses)/wall, peak_mb=peak/2**20, params=count_params(net), trainable=count_params(net, True), mismatch=match['relative'], within_1_percent=match['within'], amp='bfloat16' if p.bf16 else 'none')
 
 def geo_point(**values # Fields of `GeoPoint`
              )->dict: # What was measured
     "Train one model on one task, once for each learning rate"
-    with one_thread(): return _trained(GeoPoint.make(values))
-
-def _trained(p):
-    "`geo_point` in this thread"
-    data = {k: tuple(t.to(p.device) for t in v) for k, v in make_task(p.task, p.seed, p.side, p.permuted, p.n_train).items()}
-    classes, (x, y) = p.task=='digits', data['train']
-    criterion, best = nn.functional.cross_entropy if classes else nn.functional.mse_loss, None
-    slowest = 0.
-    for lr in p.lrs:
-        net, match = _build(p, x.shape[1], int(y.max())+1 if classes else 1)
-        held = _kept_bytes(net, x[:p.batch_size], y[:p.batch_size], criterion)
-        run = _Cast(net) if p.bf16 else net
-        if p.compile: run = torch.compile(run)
-        first, step = _step_seconds(run, x[:p.batch_size], y[:p.batch_size], criterion)
-        slowest = max(slowest, first)
-        start = time.perf_counter()
-        try: losses = (seen := fit(run, data['train'], data['val'], loss=criterion, score=lambda out, y: math.nan, epochs=p.epochs, lr=lr, batch_size=p.batch_size, weight_decay=1e-4, patience=p.patience, generator=stream(p.seed, 'order'))).loss
-        except AnalogError: seen, losses = None, [math.nan]        # it diverged
-        wall = time.perf_counter()-start
-        with torch.no_grad(): out = run.eval()(data['test'][0])
-        val, target = seen.val_loss[seen.best] if seen else math.inf, data['test'][1]
-        row = dict(lr=lr, val_loss=val, test_loss=criterion(out, target).item(), epochs_run=len(losses), wall_s=wall, step_s=step, samples_per_s=len(x)*len(losses)/wall,
-                   kept_mb=held/2**20, stable=bool(np.isfinite(losses).all() and losses[-1]<=losses[0]), params=count_params(net), trainable=count_params(net, True),
-                   mismatch=match['relative'], within_1_percent=match['within'], amp='bfloat16' if p.bf16 else 'none',
-                   score=(out.argmax(1)==target).double().mean().item() if classes else 1-((out-target).pow(2).mean()/target.var()).item())
-        if p.device!='cpu': row['peak_mb'] = torch.cuda.max_memory_allocated()/2**20
-        if best is None or val<best['val_loss']: best = dict(row, all_stable=row['stable'])
-        best['all_stable'] &= row['stable']
-    return best | dict(first_step_s=slowest)        # later rates find what the first has compiled
+    p, matmul = GeoPoint.make(values), torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, p.tf32
+    try:
+        with one_thread():
+            data = {k: tuple(t.to(p.device) for t in v) for k, v in make_task(p.task, p.seed, p.side, p.permuted, p.n_train).items()}
+            tries = [_train_once(p, data, lr) for lr in p.lrs]
+    finally: matmul.allow_tf32 = before
+    best = min(tries, key=lambda r: r['val_loss'])
+    return best | dict(first_step_s=max(r['first_step_s'] for r in tries), all_stable=all(r['stable'] for r in tries))     # the first rate compiles, the others find it done
 
 # %% ../nbs/56_geo_study.ipynb #407d6bdf
 _groups = ['task', 'permuted', 'model', 'k', 'depth', 'side', 'activation_type', 'compile', 'bf16']
@@ -215,7 +202,7 @@ def summarise(table # DataFrame with a row for each point
     for group, part in table[table.failure.isna()].groupby(_groups, sort=False):
         score = mean_interval(part.score.to_numpy()) if len(part)>1 else None
         rows.append(dict(zip(_groups, group), seeds=len(part), score=part.score.mean(), low=score.low if score else math.nan, high=score.high if score else math.nan, test_loss=part.test_loss.mean(), params=int(part.params.iloc[0]),
-            mismatch=part.mismatch.iloc[0], wall_s=part.wall_s.median(), step_ms=1e3*part.step_s.median(), samples_per_s=part.samples_per_s.median(), kept_mb=part.kept_mb.iloc[0], stable=float(part.all_stable.mean())))
+            mismatch=part.mismatch.iloc[0], wall_s=part.wall_s.median(), step_ms=1e3*part.step_s.median(), samples_per_s=part.samples_per_s.median(), first_step_s=part.first_step_s.median(), peak_mb=part.peak_mb.iloc[0], stable=float(part.all_stable.mean())))
     return rows
 
 @study('geosparse', geo_point, GeoPoint)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mixed_bits', 'words_by_count', 'geo_connectivity', 'edge_list', 'index_table', 'GeoSparseLinear', 'FeatureNorm',
            'DropPath', 'GeoSparseBlock', 'GeoSparseConfig', 'GeoSparseNet', 'count_params', 'sparse_params',
-           'net_params', 'dense_params', 'match_dense_width', 'compare_params', 'bench_geosparse']
+           'net_params', 'dense_params', 'match_dense_width', 'param_mismatch', 'compare_params', 'bench_geosparse']
 
 # %% ../nbs/51_geosparse.ipynb #9786def0
 import math, warnings
@@ -422,13 +422,19 @@ def match_dense_width(target:int, # Parameters to come close to
     w = -c/b if a==0 else (math.sqrt(max(0., b*b-4*a*c))-b)/(2*a)
     return min((max(1, math.floor(w)), max(1, math.ceil(w))), key=lambda w: abs(dense_params(n_in, w, depth, n_out)-target))
 
-def compare_params(sparse:int, dense:int, # Parameters of both
-                   tolerance:float=.01 # Relative mismatch above which there is a warning
+def param_mismatch(sparse:int, dense:int, # Parameters of both
+                   tolerance:float=.01 # Relative mismatch that is allowed
                   )->dict: # sparse, dense, mismatch, relative, within
     "How well two numbers of parameters match"
     gap = dense-sparse
-    if abs(gap)>tolerance*sparse: warnings.warn(f"the dense network has {dense} parameters, the sparse one {sparse}: {gap/sparse:+.1%}, above {tolerance:.1%}", stacklevel=2)
     return dict(sparse=sparse, dense=dense, mismatch=gap, relative=gap/sparse, within=abs(gap)<=tolerance*sparse)
+
+def compare_params(sparse:int, dense:int, tolerance:float=.01)->dict:
+    "`param_mismatch`, printed, and with a warning where it is not within the tolerance"
+    match = param_mismatch(sparse, dense, tolerance)
+    print(f"sparse {sparse} parameters, dense {dense}: mismatch {match['mismatch']:+d}, {match['relative']:+.2%}")
+    if not match['within']: warnings.warn(f"the dense network has {dense} parameters, the sparse one {sparse}: {match['relative']:+.1%}, above {tolerance:.1%}", stacklevel=2)
+    return match
 
 # %% ../nbs/51_geosparse.ipynb #5491e1d9
 class _CSR(torch.autograd.Function):
