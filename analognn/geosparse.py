@@ -9,6 +9,7 @@ __all__ = ['mixed_bits', 'words_by_count', 'geo_connectivity', 'edge_list', 'ind
 
 # %% ../nbs/51_geosparse.ipynb #9786def0
 import math, warnings
+from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Literal
@@ -442,7 +443,7 @@ class _CSR(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, index, readers):
         n, k = index.shape
-        starts = torch.arange(0, n*k+1, k, dtype=torch.int32)
+        starts = torch.arange(0, n*k+1, k, dtype=torch.int32, device=x.device)
         ctx.save_for_backward(x, weight); ctx.readers = readers
         ctx.matrix = torch.sparse_csr_tensor(starts, index.flatten(), weight.detach().flatten(), (n, len(x)))
         return ctx.matrix@x
@@ -453,18 +454,18 @@ class _CSR(torch.autograd.Function):
         transposed = torch.sparse_csr_tensor(starts, outs, weight.flatten()[edges.long()], (len(x), len(gy)))
         return transposed@gy, torch.sparse.sampled_addmm(ctx.matrix, gy, x.T, beta=0.).values().view_as(weight), None, None
 
-def _layer_race(n, k, B, rounds, connectivity='local'):
+def _layer_race(n, k, B, rounds, connectivity='local', device='cpu'):
     "All contenders for one layer on a square grid"
     side, g = math.isqrt(n), stream(0, 'bench geosparse')
-    index = geo_connectivity((side, side), k, connectivity, radius=None if connectivity=='local' else side).sort().values.int()
+    index = geo_connectivity((side, side), k, connectivity, radius=None if connectivity=='local' else side).sort().values.int().to(device)
     readers = readers_of(index, n)
-    x, gy = (torch.randn(n, B, generator=g) for _ in range(2))
-    w, b = nn.Parameter(torch.randn(n, k, generator=g)), nn.Parameter(torch.zeros(n))
-    layer, dense = GeoSparseLinear(n, n, index), nn.Linear(n, n) if n<=16384 else None
+    x, gy = (torch.randn(n, B, generator=g).to(device) for _ in range(2))
+    w, b = nn.Parameter(torch.randn(n, k, generator=g).to(device)), nn.Parameter(torch.zeros(n, device=device))
+    layer, dense = GeoSparseLinear(n, n, index).to(device), nn.Linear(n, n, device=device)
     layer.weight, layer.bias, rows = w, b, lambda t: t.T.contiguous()
     xb, gyb = rows(x).requires_grad_(), rows(gy)
     x.requires_grad_()
-    source, target = torch.randn(5*n*B//2), torch.empty(5*n*B//2)
+    source, target = torch.randn(5*n*B//2, device=device), torch.empty(5*n*B//2, device=device)
     gradients = lambda y, gy, inputs: torch.autograd.grad(y, inputs, gy)
     warnings.filterwarnings('ignore', 'Sparse')        # PyTorch's notes on its sparse matrices
     contenders = {
@@ -475,10 +476,21 @@ def _layer_race(n, k, B, rounds, connectivity='local'):
         'gather': lambda: gradients(gathered_sum(x, index, w)+b[:, None], gy, (x, w, b)),
         'gather, batch-major': lambda: gradients((xb[:, index]*w).sum(-1)+b, gyb, (xb, w, b)),
         'index_add': lambda: gradients(scattered_sum(x, index, w)+b[:, None], gy, (x, w, b)),
-        'copy of 5 n B values': lambda: target.copy_(source)}
-    if dense is not None: contenders['dense n x n'] = lambda: gradients(dense(xb), gyb, (xb, dense.weight, dense.bias))
-    def agree(out, ours): return not isinstance(out, tuple) or out[1].shape!=ours[1].shape or torch.allclose(out[1], ours[1], atol=1e-2, rtol=1e-3)
+        'copy of 5 n B values': lambda: target.copy_(source),
+        'dense n x n': lambda: gradients(dense(xb), gyb, (xb, dense.weight, dense.bias))}
+    if x.is_cuda: contenders |= _only_on_a_gpu(index, w, x, gy)
+    def agree(out, ours): return not isinstance(out, tuple) or len(out)<2 or out[1].shape!=ours[1].shape or torch.allclose(out[1], ours[1], atol=1e-2, rtol=1e-3)
     return race(contenders, rounds=rounds, warmup=1, min_time=.02, baseline='kernel', check=agree)
+
+def _only_on_a_gpu(index, w, x, gy):
+    "The kernel in half precision, and replayed as a graph"
+    layer = GeoSparseLinear(len(x), len(index), index, feature_major=True).to(x.device)
+    layer.weight = nn.Parameter(w.detach().clone())
+    graphed = torch.cuda.make_graphed_callables(deepcopy(layer), (x.detach().requires_grad_(),))
+    def half():
+        with torch.autocast('cuda', torch.bfloat16): y = layer(x)
+        return torch.autograd.grad(y, (x, layer.weight), gy.to(y.dtype))
+    return {'kernel, bfloat16': lambda: half()[:1], 'kernel, CUDA graph': lambda: torch.autograd.grad(graphed(x), (x, graphed.weight, graphed.bias), gy)}
 
 def _equal_work_race(n, k, B, rounds):
     "The sparse layer against a dense layer, and a product through few dimensions, of as many multiplications"
@@ -540,6 +552,7 @@ def bench_geosparse(mode:str # 'quick', 'default' or 'full'
     few = dict(quick=1, default=3, full=15)[mode]
     return dict({f'layer, n {n}, k {k}, B 256': _layer_race(n, k, 256, rounds if n<16384 else few) for n, k in shapes}, **{
         f'layer, n {n}, k 8, B 256, random over the whole grid': _layer_race(n, 8, 256, rounds, 'random'),
+        **({f'layer, n {m}, k {k}, B 256, on a GPU': _layer_race(m, k, 256, rounds, device='cuda') for m, k in shapes} if torch.cuda.is_available() and _has_triton(torch.float32) else {}),
         f'equal work, n {n}, k 8, B 256': _equal_work_race(n, 8, 256, rounds), f'activation, {n} x 256': _activation_race(n, 256, rounds), f'residual block, n {n}, k 8, B 256': _block_race(n, 8, 256, rounds, compiled),
         **{f'threads, n {m}, k 8, B 256': _thread_race(m, 8, 256, 3*rounds) for m in ([1024] if quick else [4096, 16384])},
         'connectivity, a million units, k 16': race({kind: lambda kind=kind: geo_connectivity((1000, 1000) if not quick else (100, 100), 16, kind) for kind in _kinds}, rounds=few, warmup=0, min_time=0.),
