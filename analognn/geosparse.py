@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .bench import bench, race
 from .core import Config, ConfigError, ShapeError, pick, stream, stream_seed
-from .gather import bag_sum, gather_sum, gathered_sum, kernels, readers_of, scattered_sum
+from .gather import bag_sum, gather_sum, gathered_sum, kernels, readers_of, scattered_sum, transposed
 from .residual import add_branch, rms_norm
 from .sine import SineParam, decaying_sine, fused_sine, make_activation, sine_options
 
@@ -247,8 +247,8 @@ class GeoSparseLinear(nn.Module):
         weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled(x.device.type): x, weight, bias = (None if t is None else t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight, bias))
         if self.feature_major: return self._sums(x.reshape(len(x), -1), weight, bias).view(self.out_features, *x.shape[1:])
-        y = self._sums(x.reshape(-1, self.in_features).T.contiguous(), weight, bias)
-        return y.T.contiguous().view(*x.shape[:-1], self.out_features)
+        y = self._sums(transposed(x.reshape(-1, self.in_features)), weight, bias)
+        return transposed(y).view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self)->str:
         "Shown by print"
@@ -368,7 +368,7 @@ class GeoSparseNet(nn.Module):
         n, shape = self.head.in_features, tuple(self.cfg.shape)
         lead = x.shape[:-1] if x.shape[-1:]==(n,) else x.shape[:-2] if x.shape[-2:]==shape else None
         if lead is None: raise ShapeError(f"x has shape {tuple(x.shape)}; expected (..., {shape[0]}, {shape[1]}) or (..., {n})")
-        h = x.reshape(-1, n).T.contiguous()
+        h = transposed(x.reshape(-1, n))
         for b in self.blocks:
             h = b(h)
             yield h, lead
