@@ -9,6 +9,7 @@ myst_heading_anchors = 4
 suppress_warnings = ['myst.header']     # headings of documented symbols start at level 3
 nb_execution_mode = 'off'               # pages show the outputs stored in the notebooks
 nb_merge_streams = True
+nb_render_markdown_format = 'myst'     # tables that a cell shows, too
 html_theme = 'furo'
 html_show_sourcelink = html_copy_source = False
 mathjax_path = 'tex-svg.js'             # one file that asks no other host for anything
