@@ -187,11 +187,12 @@ class TCNBlock(nn.Module):
                 mask:Tensor|None=None # (B, L): 1 where there is something, else 0
                )->Tensor: # (B, L, dim)
         "Apply it"
-        _check_conv(x, self.conv.weight, self.conv.bias, self.dilation); _check_mask(mask, x)
+        if x.ndim!=3 or x.shape[2]!=self.norm.normalized_shape[0] or not x.shape[1]: raise ShapeError(f"x is {tuple(x.shape)}; expected (B, L, {self.norm.normalized_shape[0]}) with L at least 1")
+        _check_mask(mask, x)
         mask = None if mask is None else mask.to(x.dtype)
-        parameters = (self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias, self.out.weight, self.out.bias)
-        if self.explicit: return _Block.apply(x, mask, *parameters, self.dilation, self.gelu, self.remember, self.way)
-        y = x+self.out(nn.functional.gelu(plain_causal_conv1d(self.norm(x), self.conv.weight, self.conv.bias, self.dilation), approximate=self.gelu))
+        if self.explicit and type(self.conv) is nn.Conv1d and type(self.out) is nn.Linear: return _Block.apply(x, mask, *self.norm.parameters(), *self.conv.parameters(), *self.out.parameters(), self.dilation, self.gelu, self.remember, self.way)
+        past = nn.functional.pad(self.norm(x).mT, ((self.conv.kernel_size[0]-1)*self.dilation, 0))
+        y = x+self.out(nn.functional.gelu(self.conv(past).mT, approximate=self.gelu))
         return y if mask is None else y*mask[..., None]
 
 # %% ../nbs/52_tcn.ipynb #41c57ea1
@@ -244,12 +245,19 @@ def hash_words(texts:list, # Strings
     for i, r in enumerate(rows): tokens[i, :len(r)] = torch.tensor(r, dtype=torch.int64)
     return tokens, (tokens>0).float()
 
+def _as_long_as_needed(tokens, mask):
+    "Without the end where no sample has anything"
+    if mask.shape!=tokens.shape: raise ShapeError(f"mask is {tuple(mask.shape)}; expected {tuple(tokens.shape)}, as the tokens")
+    there = mask.any(0).nonzero()
+    longest = int(there[-1])+1 if len(there) else 1
+    return tokens[:, :longest], mask[:, :longest]
+
 class TCNEncoder(nn.Module):
     "Sequences of tokens, or texts, to vectors"
     def __init__(self, vocab_size:int=8192, # Tokens are numbers below it
                  hidden_dim:int=256, # Channels between blocks
                  output_dim:int=768, # Of the vectors
-                 kernel_size:int=5, dilations:tuple=(1, 2, 4, 8), # Of the blocks
+                 kernel_size:int=5, dilations:tuple=(1, 2, 4, 8), # Of the blocks; without any, words are averaged as they are
                  ff_dim:int=512, # Channels inside a block
                  max_length:int=128, # Words of a text that count
                  use_tanh_output:bool=False, # Squash the vectors?
@@ -257,7 +265,6 @@ class TCNEncoder(nn.Module):
                  **block # Further arguments of `TCNBlock`
                 ):
         super().__init__()
-        if not dilations: raise ConfigError('dilations is empty; allowed: one for each block')
         self.vocab_size, self.max_length, self.squash = vocab_size, max_length, use_tanh_output
         self.embedding = nn.Embedding(vocab_size, hidden_dim)
         self.blocks = nn.ModuleList([TCNBlock(hidden_dim, ff_dim, kernel_size, d, generator=generator, **block) for d in dilations])
@@ -274,10 +281,20 @@ class TCNEncoder(nn.Module):
         if tokens.numel() and not 0<=tokens.min()<=tokens.max()<self.vocab_size: raise ConfigError(f"tokens go from {tokens.min().item()} to {tokens.max().item()}; allowed: 0 to {self.vocab_size-1}")
         tokens = tokens.to(self.embedding.weight.device)
         mask = (tokens>0 if mask is None else mask).to(self.embedding.weight)
+        if not torch.compiler.is_compiling(): tokens, mask = _as_long_as_needed(tokens, mask)
         x = self.embedding(tokens)
         for b in self.blocks: x = b(x, mask)
-        y = project(masked_mean(x, mask), self.projection.weight, self.projection.bias)
+        mean = masked_mean(x, mask)
+        y = project(mean, self.projection.weight, self.projection.bias) if type(self.projection) is nn.Linear else self.projection(mean)
         return y.tanh() if self.squash else y
+
+    def freeze_but(self, n_blocks:int # Blocks that learn, counted from the last
+                  )->'TCNEncoder':
+        "Freeze all but the projection and the last blocks"
+        if not 0<=n_blocks<=len(self.blocks): raise ConfigError(f"n_blocks is {n_blocks}; allowed: 0 to {len(self.blocks)}")
+        self.requires_grad_(False)
+        for m in (self.projection, *self.blocks[len(self.blocks)-n_blocks:]): m.requires_grad_(True)
+        return self
 
 # %% ../nbs/52_tcn.ipynb #e887e0a8
 def _channels_first(block):

@@ -86,8 +86,8 @@ def test_copies_and_saves():
     assert torch.equal(twin(torch.ones(1, 4, 3)), block(torch.ones(1, 4, 3)))
     assert list(block.state_dict())==['norm.weight', 'norm.bias', 'conv.weight', 'conv.bias', 'out.weight', 'out.bias']
 
-@pytest.mark.parametrize('call, words', [(lambda: TCNBlock(0, 4), 'dim is 0'), (lambda: TCNBlock(3, 4, gelu='erf'), "unknown gelu 'erf'"), (lambda: TCNBlock(3, 4, conv='fast'), "unknown conv 'fast'"), (lambda: TCNEncoder(9, dilations=()), 'dilations is empty'),
-    (lambda: TCNBlock(3, 4)(torch.zeros(2, 0, 3)), 'no time steps'), (lambda: TCNBlock(3, 4)(torch.zeros(2, 5, 4)), 'expected (B, L, C_in)'), (lambda: TCNBlock(3, 4)(torch.zeros(2, 5, 3), torch.ones(2, 4)), 'mask is (2, 4)'),
+@pytest.mark.parametrize('call, words', [(lambda: TCNBlock(0, 4), 'dim is 0'), (lambda: TCNBlock(3, 4, gelu='erf'), "unknown gelu 'erf'"), (lambda: TCNBlock(3, 4, conv='fast'), "unknown conv 'fast'"), (lambda: TCNEncoder(9).freeze_but(5), 'n_blocks is 5; allowed: 0 to 4'),
+    (lambda: TCNBlock(3, 4)(torch.zeros(2, 0, 3)), 'L at least 1'), (lambda: TCNBlock(3, 4)(torch.zeros(2, 5, 4)), 'expected (B, L, 3)'), (lambda: TCNBlock(3, 4)(torch.zeros(2, 5, 3), torch.ones(2, 4)), 'mask is (2, 4)'),
     (lambda: TCNEncoder(9)(torch.full((1, 3), 9)), 'allowed: 0 to 8'), (lambda: hash_words(['a'], vocab_size=1), 'vocab_size is 1')])
 def test_bad_input(call, words):
     with pytest.raises((ConfigError, ShapeError)) as e: call()
