@@ -6,10 +6,10 @@
 __all__ = ['Count', 'DistillConfig', 'default_distill', 'plain_sentences', 'docstring_sentences', 'cache_folder',
            'teacher_embeddings', 'Records', 'load_records', 'split_records', 'kd_loss', 'warmup_cosine', 'mean_cosine',
            'student_of', 'save_student', 'load_student', 'neighbour_ranks', 'retrieval', 'embed', 'measure_student',
-           'train_student', 'learning_curves', 'curves_figure', 'run_distill']
+           'train_student', 'learning_curves', 'curves_figure', 'run_distill', 'to_hardware', 'bench_distill']
 
 # %% ../nbs/53_distill.ipynb #f882faeb
-import ast, hashlib, json, logging, math, os, re, sysconfig
+import ast, copy, hashlib, json, logging, math, os, re, sysconfig
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,11 +19,14 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from .bench import package_folder
+from .bench import bench, package_folder
+from .conversion import convert, fit_converters
 from .core import Config, ConfigError, ShapeError, environment, open_run, stream, write_atomic, write_json
+from .nn import draw, seed_
+from .nonideal import Drift, Hardware
 from .optim import fit, fit_version, load_versioned, save_versioned
 from .plot import figure, save_figure, style
-from .stats import proportion_interval
+from .stats import mean_interval, proportion_interval
 from .tcn import TCNEncoder, hash_words
 
 # %% ../nbs/53_distill.ipynb #dc1bde7a
@@ -255,11 +258,11 @@ def _begin_with(student, cfg):
 def neighbour_ranks(student:Tensor, # (n, dim)
                     teacher:Tensor # (n, dim)
                    )->Tensor: # (n,) whole numbers; 0: found at once
-    "Rank that the student gives to the teacher's nearest neighbour, by cosine"
+    "Rank that the student gives to the teacher's nearest neighbour, by cosine; ties count against it"
     if student.shape!=teacher.shape or len(student)<2: raise ShapeError(f"student is {tuple(student.shape)} and teacher {tuple(teacher.shape)}; allowed: the same shape, at least 2 rows")
     mine, theirs = (nn.functional.normalize(v, dim=1)@nn.functional.normalize(v, dim=1).T for v in (student, teacher))
     for s in (mine, theirs): s.fill_diagonal_(-torch.inf)
-    return (mine>mine.gather(1, theirs.argmax(1, keepdim=True))).sum(1)
+    return (mine>=mine.gather(1, theirs.argmax(1, keepdim=True))).sum(1)-1
 
 def retrieval(ranks:Tensor # Of `neighbour_ranks`
              )->dict: # Share found among the first 1, 5 and 10, with Wilson's intervals, and the mean of 1/(rank+1)
@@ -380,3 +383,48 @@ def _write_run(folder, cfg, student, history, test, log):
     write_json(folder.path/'results.json', results)
     write_atomic(folder.path/'summary.md', _distill_summary(results))
     for name in (cfg.saveCheckpoint or 'student.pt', cfg.saveOptState or 'optimizer.pt', 'curves.csv', 'results.json'): log.info('saved %s', name)
+
+# %% ../nbs/53_distill.ipynb #10e84158
+def to_hardware(student:TCNEncoder, tokens:Tensor, # (n, L) typical ones, for the ranges of converters
+                hardware:Hardware|None=None, # What the circuits do
+                bits:int|None=None # Of all converters; None: none
+               )->TCNEncoder:
+    "A copy of the student on analog hardware"
+    analog = convert(copy.deepcopy(student), hardware=hardware)
+    return fit_converters(analog, lambda: embed(analog, tokens), bits) if bits else analog
+
+# %% ../nbs/53_distill.ipynb #564bac25
+_students = {'projection alone': dict(unfreezeAll=False), 'last block too': dict(unfreezeAll=False, unfreezeLastTCN=True), 'everything': {}, 'everything, no convolution': dict(tcnBlocks=0)}
+_axes = dict(bits=(2, 3, 4, 5, 6, 8), mismatch=(.01, .02, .05, .1, .2), read_noise=(.01, .03, .1, .3, 1.), drift=(.01, .03, .1, .3, 1.))
+
+def _short(measured): return dict(cosine=measured['cosine'], first_1=measured['first_1']['share'], first_10=measured['first_10']['share'])
+
+def _intervals(rows):
+    "Means over seeds or chips"
+    found = {k: mean_interval([r[k] for r in rows]) for k in rows[0]}
+    return {k: dict(mean=i.mean, low=i.low, high=i.high) for k, i in found.items()}
+
+def _on_hardware(student, parts, axis, value, chips):
+    "What chips with one kind of error make of the test sentences"
+    hardware = dict(bits=Hardware(), drift=Hardware(drift=Drift(t=value, tau=1.))).get(axis) or Hardware(**{axis: value})
+    analog = to_hardware(student, parts['train'].tokens[:500], hardware, bits=value if axis=='bits' else None)
+    rows = [_short(measure_student(seed_(draw(analog, generator=stream(k, 'chip')), stream(k, 'reads')), parts['test'])) for k in range(chips if axis in ('mismatch', 'read_noise') else 1)]
+    return rows[0] | dict(chips=1) if len(rows)==1 else _intervals(rows) | dict(chips=chips)
+
+@bench('distill')
+def bench_distill(mode:str # 'quick', 'default' or 'full'
+                 )->dict:
+    "Four students from several seeds, and one of them on hardware with each error"
+    from tqdm import tqdm
+    seeds, chips, change = dict(quick=(2, 2, dict(samples=600, epochs=1)), default=(5, 5, {}), full=(10, 10, dict(samples=20_000)))[mode]
+    cfg = default_distill().model_copy(update=dict(change, compareProjection=False))
+    records, rows, kept = load_records(cfg), {name: [] for name in _students}, None
+    for seed in tqdm(range(seeds), 'seeds', leave=False):
+        seeded = cfg.model_copy(update=dict(baseSeed=seed))
+        parts = split_records(records, seeded)
+        for name, who in _students.items():
+            student, _ = train_student(seeded.model_copy(update=who), parts)
+            rows[name].append(_short(measure_student(student, parts['test'])))
+            if name=='everything': kept = kept or (student, parts)
+    errors = {axis: {str(v): _on_hardware(*kept, axis, v, chips) for v in (values[::3] if mode=='quick' else values)} for axis, values in _axes.items()}
+    return dict(sentences=len(records.tokens), test=len(parts['test'].tokens), seeds=rows, students={k: _intervals(v) for k, v in rows.items()}, digital=rows['everything'][0], hardware=errors)
