@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['row_kernel', 'run_rows', 'sum_rows', 'spread_rows', 'total_rows', 'sum_gradient_rows', 'turn_block', 'turn_rows',
            'reduced', 'sine_of', 'cosine_of', 'exp2_below', 'sine_rows', 'sine_gradient_rows', 'square_sums',
-           'scaled_rows', 'norm_sums', 'norm_gradient_rows', 'branch_gradient_rows']
+           'scaled_rows', 'norm_sums', 'norm_gradient_rows', 'branch_gradient_rows', 'gelu_gate', 'gelu_rows',
+           'gelu_gradient_rows']
 
 # %% ../nbs/25_row_kernels.ipynb #c07c5a21
 import math
@@ -235,3 +236,30 @@ def branch_gradient_rows(start, stop, gy, h, alpha, gh, partial):
             gh[i, c] = alpha[0]*gy[i, c]
             s += gy[i, c]*h[i, c]
         partial[i] = s
+
+# %% ../nbs/25_row_kernels.ipynb #3bfb17fd
+_slope, _cubic = F(math.sqrt(8/math.pi)), F(.044715*math.sqrt(8/math.pi))
+
+@scalar
+def gelu_gate(x):
+    "(sigma(2u), its derivative by 2u)"
+    z = x*(_slope+_cubic*x*x)
+    e = exp2_below(-abs(z)*_log2e)
+    r = F(1)/(F(1)+e)
+    return choose(z>F(0), r, e*r), e*r*r
+
+@row_kernel
+def gelu_rows(start, stop, h, a):
+    "Rows start .. stop of GELU(h)"
+    for i in range(start, stop):
+        for c in range(h.shape[1]): a[i, c] = h[i, c]*gelu_gate(h[i, c])[0]
+
+@row_kernel
+def gelu_gradient_rows(start, stop, h, g, a):
+    "Rows start .. stop of GELU(h), into a, and of its derivative times g, into g"
+    for i in range(start, stop):
+        for c in range(h.shape[1]):
+            x = h[i, c]
+            s, ds = gelu_gate(x)
+            a[i, c] = x*s
+            g[i, c] *= s+x*ds*(_slope+F(3)*_cubic*x*x)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['loop_im2col', 'im2col', 'col2im', 'plain_causal_conv1d', 'shifted_forward', 'shifted_input_gradient',
-           'shifted_weight_gradient', 'causal_conv1d', 'TCNBlock', 'masked_mean', 'project', 'hash_words', 'TCNEncoder',
-           'bench_tcn']
+           'shifted_weight_gradient', 'causal_conv1d', 'outer_sum', 'outer_gradients', 'TCNBlock', 'masked_mean',
+           'project', 'hash_words', 'TCNEncoder', 'bench_tcn']
 
 # %% ../nbs/52_tcn.ipynb #4a31a154
 import hashlib, re
@@ -16,6 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from .bench import bench, race
 from .core import ConfigError, ShapeError, pick, stream
+
+try: from analognn import row_kernels as kernels
+except ImportError: kernels = None      # numba is missing: PyTorch's own operations do it
 
 # %% ../nbs/52_tcn.ipynb #b03e1418
 def loop_im2col(x:Tensor, # (B, L, C)
@@ -34,7 +37,10 @@ def loop_im2col(x:Tensor, # (B, L, C)
 
 def _shifts(kernel_size, dilation, L):
     "(tap, how far it looks back) of those that do not always look before the beginning"
-    return [(k, s) for k in range(kernel_size) if (s := (kernel_size-1-k)*dilation)<L]
+    found = []
+    for k in range(kernel_size):           # no comprehension: PyTorch's compiler would stop at it
+        if (kernel_size-1-k)*dilation<L: found.append((k, (kernel_size-1-k)*dilation))
+    return found
 
 def im2col(x:Tensor, kernel_size:int, dilation:int=1)->Tensor:
     "`loop_im2col`, a tap at a time"
@@ -65,27 +71,41 @@ def plain_causal_conv1d(x, weight, bias=None, dilation:int=1)->Tensor:
 
 def _times(x, m): return m.expand(len(x), *m.shape)      # one matrix for all of a batch
 
+def _sum_type(x): return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+
+def _add_product(y, a, b):
+    "y += a b, of matrices or of many; half precision is added up in y's"
+    if a.dtype!=y.dtype: y += a@b
+    elif y.ndim==3: y.baddbmm_(a, b)
+    else: y.addmm_(a, b)
+
 def shifted_forward(x, weight, bias, dilation)->Tensor:
     "Sum over taps of shifted products"
     (B, L, _), taps = x.shape, weight.movedim(2, 0).contiguous()
-    y = x.new_zeros(B, L, len(weight)) if bias is None else bias.expand(B, L, -1).clone()
-    for k, s in _shifts(weight.shape[2], dilation, L): y[:, s:].baddbmm_(x[:, :L-s], _times(x, taps[k].mT))
-    return y
+    y = x.new_zeros(B, L, len(weight), dtype=_sum_type(x)) if bias is None else bias.to(_sum_type(x)).expand(B, L, -1).clone()
+    for k, s in _shifts(weight.shape[2], dilation, L): _add_product(y[:, s:], x[:, :L-s], _times(x, taps[k].mT))
+    return y.to(x.dtype)
 
 def shifted_input_gradient(gy, weight, dilation)->Tensor:
     "Gradient of x (B, L, C_in)"
     (B, L, _), taps = gy.shape, weight.movedim(2, 0).contiguous()
-    gx = gy@taps[-1]
+    gx = (gy@taps[-1]).to(_sum_type(gy))
     for k, s in _shifts(weight.shape[2], dilation, L):
-        if s: gx[:, :L-s].baddbmm_(gy[:, s:], _times(gy, taps[k]))
-    return gx
+        if s: _add_product(gx[:, :L-s], gy[:, s:], _times(gy, taps[k]))
+    return gx.to(gy.dtype)
 
 def shifted_weight_gradient(gy, x, kernel_size, dilation)->Tensor:
     "Gradient of weight (C_out, C_in, K), sample after sample into the same matrix"
-    L, gw = x.shape[1], x.new_zeros(kernel_size, gy.shape[2], x.shape[2])
+    L, gw = x.shape[1], x.new_zeros(kernel_size, gy.shape[2], x.shape[2], dtype=_sum_type(x))
     for k, s in _shifts(kernel_size, dilation, L):
-        for b in range(len(x)): gw[k].addmm_(gy[b, s:].mT, x[b, :L-s])
-    return gw.movedim(0, 2)
+        for b in range(len(x)): _add_product(gw[k], gy[b, s:].mT, x[b, :L-s])
+    return gw.movedim(0, 2).to(x.dtype)
+
+def _as_autocast(x, *others):
+    "Tensors in the type that autocast wants, if it is on"
+    if not torch.is_autocast_enabled(x.device.type): return x, *others
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return tuple(t if t is None else t.to(dtype) for t in (x, *others))
 
 class _Shifted(torch.autograd.Function):
     @staticmethod
@@ -116,7 +136,8 @@ def causal_conv1d(x:Tensor, # (B, L, C_in)
                  )->Tensor: # (B, L, C_out)
     "Causal dilated convolution by shifted products"
     _check_conv(x, weight, bias, dilation)
-    return _Shifted.apply(x, weight, bias, dilation)
+    tensors = _as_autocast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False): return _Shifted.apply(*tensors, dilation)
 
 # %% ../nbs/52_tcn.ipynb #ea108d91
 _convs = dict.fromkeys(('plain', 'im2col', 'shifted'))
@@ -135,15 +156,49 @@ def _conv_gradients(way, gh, n, w, d):
     gx, gw, _ = torch.ops.aten.convolution_backward(gh.mT, nn.functional.pad(n.mT, (pad, 0)), w, [len(w)], [1], [0], [d], False, [0], 1, [True, True, False])
     return gx[:, :, pad:].mT, gw
 
+def _gelu_by_kernel(h, form): return kernels is not None and form=='tanh' and h.dtype==torch.float32 and h.device.type=='cpu' and h.is_contiguous() and not torch.compiler.is_compiling()
+
+def _gelu(h, form):
+    "GELU"
+    if not _gelu_by_kernel(h, form): return nn.functional.gelu(h, approximate=form)
+    a = torch.empty_like(h)
+    kernels.run_rows(kernels.gelu_rows, len(h)*h.shape[1], h.flatten(0, 1), a.flatten(0, 1), work=20)
+    return a
+
+def _gelu_gradient(h, g, form, a):
+    "GELU of h, unless it is given, and its derivative times g"
+    if not _gelu_by_kernel(h, form): return nn.functional.gelu(h, approximate=form) if a is None else a, torch.ops.aten.gelu_backward(g, h, approximate=form)
+    a = torch.empty_like(h) if a is None else a
+    kernels.run_rows(kernels.gelu_gradient_rows, len(h)*h.shape[1], h.flatten(0, 1), g.flatten(0, 1), a.flatten(0, 1), work=20)
+    return a, g
+
+def outer_sum(x:Tensor, # (B, L, C)
+              mask:Tensor|None, # (B, L)
+              h:Tensor, # (B, L, H) what GELU gets
+              w2:Tensor, b2:Tensor, # (C, H) and (C,)
+              gelu:str)->tuple: # The output (B, L, C), and GELU's result
+    "From the inner sum to the block's output"
+    a = _gelu(h, gelu)
+    out = torch.addmm(b2, a.flatten(0, 1), w2.T).view_as(x).add_(x)
+    return (out if mask is None else out.mul_(mask[..., None])), a
+
+def outer_gradients(g:Tensor, # (B, L, C) of the output
+                    mask, h, w2, gelu, # As forward
+                    a:Tensor|None # GELU's result, if it was kept
+                   )->tuple: # Gradients: what passes the mask, that of h, and those of w2, b2 and the bias in h
+    "Backward pass of `outer_sum`"
+    g = g.contiguous() if mask is None else g*mask[..., None]
+    rows = g.flatten(0, 1)
+    a, gh = _gelu_gradient(h, (rows@w2).view_as(h), gelu, a)
+    return g, gh, rows.T@a.flatten(0, 1), rows.sum(0), gh.sum((0, 1))
+
 class _Block(torch.autograd.Function):
     "The block; tensors are saved as `remember` says"
     @staticmethod
     def forward(ctx, x, mask, ln_w, ln_b, w1, b1, w2, b2, dilation, gelu, remember, way):
         n, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], ln_w, ln_b, 1e-5)
         h = _conv_forward(way, n, w1, b1, dilation)
-        a = nn.functional.gelu(h, approximate=gelu)
-        out = torch.addmm(b2, a.flatten(0, 1), w2.T).view_as(x).add_(x)
-        if mask is not None: out *= mask[..., None]
+        out, a = outer_sum(x, mask, h, w2, b2, gelu)
         ctx.save_for_backward(x, mask, mean, rstd, ln_w, ln_b, w1, w2, h, *([n, a] if remember=='more' else []))
         ctx.how = dilation, gelu, way
         return out
@@ -153,14 +208,11 @@ class _Block(torch.autograd.Function):
     def backward(ctx, g):
         x, mask, mean, rstd, ln_w, ln_b, w1, w2, h, *more = ctx.saved_tensors
         dilation, gelu, way = ctx.how
-        n, a = more or (torch.native_layer_norm(x, x.shape[-1:], ln_w, ln_b, 1e-5)[0], nn.functional.gelu(h, approximate=gelu))
-        g = g.contiguous() if mask is None else g*mask[..., None]
-        rows = g.flatten(0, 1)
-        gw2, gb2 = rows.T@a.flatten(0, 1), rows.sum(0)
-        gh = torch.ops.aten.gelu_backward((rows@w2).view_as(h), h, approximate=gelu)
+        n, a = more or (torch.native_layer_norm(x, x.shape[-1:], ln_w, ln_b, 1e-5)[0], None)
+        g, gh, gw2, gb2, gb1 = outer_gradients(g, mask, h, w2, gelu, a)
         gn, gw1 = _conv_gradients(way, gh, n, w1, dilation)
         gx, gln_w, gln_b = torch.ops.aten.native_layer_norm_backward(gn.contiguous(), x, x.shape[-1:], mean, rstd, ln_w, ln_b, [True, True, True])
-        return gx.add_(g), None, gln_w, gln_b, gw1, gh.sum((0, 1)), gw2, gb2, None, None, None, None
+        return gx.add_(g), None, gln_w, gln_b, gw1, gb1, gw2, gb2, None, None, None, None
 
 def _check_mask(mask, x):
     if mask is not None and mask.shape!=x.shape[:2]: raise ShapeError(f"mask is {tuple(mask.shape)}; expected {tuple(x.shape[:2])}, the batch and time of x")
@@ -190,10 +242,15 @@ class TCNBlock(nn.Module):
         if x.ndim!=3 or x.shape[2]!=self.norm.normalized_shape[0] or not x.shape[1]: raise ShapeError(f"x is {tuple(x.shape)}; expected (B, L, {self.norm.normalized_shape[0]}) with L at least 1")
         _check_mask(mask, x)
         mask = None if mask is None else mask.to(x.dtype)
-        if self.explicit and type(self.conv) is nn.Conv1d and type(self.out) is nn.Linear: return _Block.apply(x, mask, *self.norm.parameters(), *self.conv.parameters(), *self.out.parameters(), self.dilation, self.gelu, self.remember, self.way)
+        if self.explicit and type(self.conv) is nn.Conv1d and type(self.out) is nn.Linear: return self.by_hand(x, mask)
         past = nn.functional.pad(self.norm(x).mT, ((self.conv.kernel_size[0]-1)*self.dilation, 0))
         y = x+self.out(nn.functional.gelu(self.conv(past).mT, approximate=self.gelu))
         return y if mask is None else y*mask[..., None]
+
+    def by_hand(self, x, mask):
+        "The block with the backward pass written here"
+        tensors = _as_autocast(x, mask, *self.norm.parameters(), *self.conv.parameters(), *self.out.parameters())
+        with torch.autocast(x.device.type, enabled=False): return _Block.apply(*tensors, self.dilation, self.gelu, self.remember, self.way)
 
 # %% ../nbs/52_tcn.ipynb #41c57ea1
 class _MaskedMean(torch.autograd.Function):
@@ -278,7 +335,7 @@ class TCNEncoder(nn.Module):
         "Vectors"
         if isinstance(tokens, (list, tuple)): tokens, mask = hash_words(tokens, self.max_length, self.vocab_size)
         if tokens.ndim!=2 or not tokens.shape[1]: raise ShapeError(f"tokens are {tuple(tokens.shape)}; expected (B, L) with L at least 1")
-        if tokens.numel() and not 0<=tokens.min()<=tokens.max()<self.vocab_size: raise ConfigError(f"tokens go from {tokens.min().item()} to {tokens.max().item()}; allowed: 0 to {self.vocab_size-1}")
+        if not torch.compiler.is_compiling() and tokens.numel() and not 0<=tokens.min()<=tokens.max()<self.vocab_size: raise ConfigError(f"tokens go from {tokens.min().item()} to {tokens.max().item()}; allowed: 0 to {self.vocab_size-1}")
         tokens = tokens.to(self.embedding.weight.device)
         mask = (tokens>0 if mask is None else mask).to(self.embedding.weight)
         if not torch.compiler.is_compiling(): tokens, mask = _as_long_as_needed(tokens, mask)

@@ -169,6 +169,43 @@ def check_sparse_layer_lives_on_a_gpu():
     graphed = torch.cuda.make_graphed_callables(deepcopy(there), (x.cuda(),))
     torch.testing.assert_close(graphed(x.cuda()).cpu(), expected, atol=1e-4, rtol=1e-3)
 
+@pytest.mark.parametrize('B, L, C, H, K, d', [(2, 5, 3, 4, 3, 1), (1, 2, 2, 3, 3, 4), (2, 7, 1, 2, 1, 3), (2, 150, 37, 70, 5, 16), (1, 65, 16, 5, 2, 64)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def check_convolutions_agree(B, L, C, H, K, d, dtype):
+    "Columns, the convolution and its gradients, with and without the norm, against the CPU"
+    from analognn.tcn import col2im, im2col, plain_causal_conv1d
+    from analognn.tcn_gpu import gpu_col2im, gpu_conv, gpu_conv_gradients, gpu_im2col
+    g = stream(0, 'convolution', L)
+    x, w, b, gh, cols, ln_w, ln_b = (torch.randn(s, generator=g).to(dtype).float() for s in ((B, L, C), (H, C, K), (H,), (B, L, H), (B, L, C*K), (C,), (C,)))
+    there = lambda t: t.detach().to(here, dtype)
+    def same(a, e): torch.testing.assert_close(a.float().cpu(), e, atol=(1e-5 if dtype==torch.float32 else .02)*max(1., e.abs().max().item()), rtol=1e-4 if dtype==torch.float32 else .02)
+    same(gpu_im2col(there(x), K, d), im2col(x, K, d)); same(gpu_col2im(there(cols), K, d), col2im(cols, K, d))
+    if here!='cuda' and dtype==torch.bfloat16: return      # the interpreter multiplies matrices of bfloat16 as if they were whole numbers
+    for normed in (False, True):
+        n, mean, rstd = torch.native_layer_norm(x, (C,), ln_w, ln_b, 1e-5) if normed else (x, None, None)
+        if dtype==torch.bfloat16: n = n.bfloat16().float()
+        norm = (mean.flatten().to(here), rstd.flatten().to(here), there(ln_w), there(ln_b)) if normed else None
+        inputs = [n.detach().requires_grad_(), w.clone().requires_grad_()]
+        y = plain_causal_conv1d(*inputs, b, d)
+        same(gpu_conv(there(x), there(w), there(b), d, norm), y.detach())
+        for a, e in zip(gpu_conv_gradients(there(gh), there(x), there(w), d, norm), torch.autograd.grad(y, inputs, gh)): same(a, e)
+
+@pytest.mark.skipif(here!='cuda', reason='needs a GPU')
+def check_the_block_lives_on_a_gpu():
+    "Shifted, by columns, fused, replayed from a graph and compiled, against the CPU"
+    from analognn.tcn import TCNBlock
+    from analognn.tcn_gpu import fuse, graphed
+    block, x, mask = TCNBlock(32, 64, 5, 4, generator=stream(0)), torch.randn(3, 200, 32, generator=stream(1), requires_grad=True), (torch.rand(3, 200, generator=stream(2))>.2).float()
+    expected = torch.autograd.grad(block(x, mask).square().sum(), [x, *block.parameters()])
+    def same(make, block):
+        x_there, m_there = x.detach().cuda().requires_grad_(), mask.cuda()
+        f = make(block, x_there, m_there)
+        for a, e in zip(torch.autograd.grad(f(x_there, m_there).square().sum(), [x_there, *block.parameters()]), expected): torch.testing.assert_close(a.cpu(), e, atol=1e-3*e.abs().max().item(), rtol=1e-3)
+    fused = lambda: fuse(torch.nn.Sequential(deepcopy(block)))[0].cuda()
+    for b in (deepcopy(block).cuda(), fused()): same(lambda f, *_: f, b)
+    for b in (deepcopy(block).cuda(), fused()): same(graphed, b)
+    same(lambda f, *_: torch.compile(f, fullgraph=True), deepcopy(block).cuda())
+
 def checks(*options):
     "Run the checks in a process of their own"
     env = os.environ if here=='cuda' else os.environ | {'TRITON_INTERPRET': '1'}
@@ -229,3 +266,17 @@ def test_sparse_kernels_compile(arch, monkeypatch, tmp_path):
         integers = dict.fromkeys('index starts edges outs'.split(), '*i32')
         assert len(machine_code(gather_gpu._sum_kernel, arch, floats | integers, dict(K=8, BLOCK=256)))>1000
         assert len(machine_code(gather_gpu._spread_kernel, arch, floats | integers, dict(BLOCK=256)))>1000
+
+@pytest.mark.skipif(interpreted, reason='the interpreter compiles nothing')
+@pytest.mark.parametrize('arch', [80, pytest.param(90, marks=pytest.mark.slow)])
+def test_convolution_kernels_compile(arch, monkeypatch, tmp_path):
+    from analognn import tcn_gpu
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    numbers = dict.fromkeys('B L C H d'.split(), 'i32')
+    for kind in ('*fp32', '*bf16'):
+        floats = dict.fromkeys('x cols taps bias y gh ln_w ln_b'.split(), kind) | dict.fromkeys('mean rstd gw'.split(), '*fp32')
+        tiles = dict(K=5, PRECISION='ieee', BT=64, BC=32, BH=64)
+        for f in (tcn_gpu._im2col_kernel, tcn_gpu._col2im_kernel): assert len(machine_code(f, arch, floats | numbers, dict(K=5, BLOCK=256)))>1000
+        for norm in (False, True):
+            for sign in (1, -1): assert len(machine_code(tcn_gpu._conv_kernel, arch, floats | numbers, dict(tiles, SIGN=sign, NORM=norm)))>1000
+            assert len(machine_code(tcn_gpu._weight_kernel, arch, floats | numbers, dict(tiles, NORM=norm)))>1000

@@ -40,6 +40,53 @@ def test_block_by_hand_is_autograds(B, L, C, K, d, H, gelu, remember, conv, mask
         results.append((y, *torch.autograd.grad(y, [x, *block.parameters()], gy)))
     for a, e in zip(*results): torch.testing.assert_close(a, e, atol=1e-9, rtol=1e-7)
 
+@pytest.mark.parametrize('conv', ['plain', 'im2col', 'shifted'])
+def test_the_compiler_takes_the_block_whole(conv):
+    "No graph break, same values and gradients"
+    block, x, mask, gy = TCNBlock(8, 12, 3, 2, conv=conv, generator=stream(0)), numbers(2, 10, 8, dtype=torch.float32), torch.ones(2, 10), numbers(2, 10, 8, dtype=torch.float32).detach()
+    torch._dynamo.reset()
+    results = [(y := f(x, mask), *torch.autograd.grad(y, [x, *block.parameters()], gy)) for f in (block, torch.compile(block, fullgraph=True))]
+    for a, b in zip(*results): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+def test_the_compiler_takes_convolution_and_encoder_whole():
+    torch._dynamo.reset()
+    x, w, b = numbers(2, 9, 3, dtype=torch.float32), numbers(4, 3, 3, dtype=torch.float32), numbers(4, dtype=torch.float32)
+    f = torch.compile(lambda *a: causal_conv1d(*a, 2), fullgraph=True)
+    for a, e in zip(torch.autograd.grad(f(x, w, b).square().sum(), (x, w, b)), torch.autograd.grad(causal_conv1d(x, w, b, 2).square().sum(), (x, w, b))): torch.testing.assert_close(a, e, atol=1e-4, rtol=1e-4)
+    encoder, tokens = TCNEncoder(50, 8, 5, 3, (1, 2), 6, generator=stream(0)), torch.randint(0, 50, (3, 9), generator=stream(1))
+    torch.testing.assert_close(torch.compile(encoder, fullgraph=True)(tokens), encoder(tokens))
+
+@given(**sizes, H=st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_half_precision_is_added_up_in_single(B, L, C, K, d, H):
+    "bfloat16: as near to double precision as its own rounding allows, however many taps"
+    exact = [t.detach().bfloat16().double().requires_grad_() for t in (numbers(B, L, C), numbers(H, C, K), numbers(H))]
+    coarse = [t.detach().bfloat16().requires_grad_() for t in exact]
+    gy = numbers(B, L, H).detach().bfloat16()
+    (y, *gs), (e, *es) = [(y := causal_conv1d(*ts, d), *torch.autograd.grad(y, ts, g)) for ts, g in ((coarse, gy), (exact, gy.double()))]
+    assert y.dtype==torch.bfloat16
+    for a, b, scale in zip((y, *gs), (e, *es), (C*K, H*K, B*L, B*L)): torch.testing.assert_close(a.double(), b, atol=2**-7*(1+scale**.5), rtol=2**-6)
+
+@pytest.mark.parametrize('explicit', [True, False])
+def test_autocast(explicit):
+    block, x = TCNBlock(8, 12, 3, 2, explicit=explicit, generator=stream(0)), numbers(2, 10, 8, dtype=torch.float32)
+    with torch.autocast('cpu', dtype=torch.bfloat16): y = block(x)
+    y.float().square().sum().backward()
+    torch.testing.assert_close(y.float(), block(x), atol=.05, rtol=.05)
+    assert block.conv.weight.grad.dtype==torch.float32
+
+def test_without_numba_it_is_the_same(monkeypatch):
+    block, x, gy = TCNBlock(16, 24, 3, 2, generator=stream(0)), numbers(2, 30, 16, dtype=torch.float32), numbers(2, 30, 16, dtype=torch.float32).detach()
+    first = [(y := block(x)), *torch.autograd.grad(y, [x, *block.parameters()], gy)]
+    monkeypatch.setattr('analognn.tcn.kernels', None)
+    for a, b in zip(first, [(y := block(x)), *torch.autograd.grad(y, [x, *block.parameters()], gy)]): torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+@pytest.mark.parametrize('remember', ['less', 'more'])
+def test_the_graph_can_be_used_again(remember):
+    block, x = TCNBlock(8, 12, 3, remember=remember, generator=stream(0)), numbers(2, 10, 8, dtype=torch.float32)
+    y = block(x).square().sum()
+    for a, b in zip(*(torch.autograd.grad(y, [x, *block.parameters()], retain_graph=True) for _ in range(2))): assert torch.equal(a, b)
+
 def test_causal():
     "What comes later changes nothing before"
     block, x = TCNBlock(4, 6, 3, 2, generator=stream(0)), torch.randn(2, 9, 4)
