@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .bench import bench, race
+from .bench import bench, peak_memory, race
 from .core import ConfigError, ShapeError, pick, stream
 
 try: from analognn import row_kernels as kernels
@@ -362,49 +362,80 @@ def _channels_first(block):
         return (x+nn.functional.conv1d(nn.functional.gelu(h, approximate=block.gelu), block.out.weight[..., None], block.out.bias))*mask[:, None]
     return f
 
-def _products(B, L, C, H, K, d):
-    "A function that does the products of a backward pass, and nothing else"
-    taps = [(torch.randn(B*(L-s), C), torch.randn(B*(L-s), H)) for _, s in _shifts(K, d, L)]
-    w, rows, inner, v = torch.randn(C, H), torch.randn(B*L, C), torch.randn(B*L, H), torch.randn(C, H)
+def _products(B, L, C, H, K, d, forward=False, outer=True, dtype=None):
+    "A function that does the products of a backward pass, perhaps those of the forward pass too, and nothing else"
+    make = lambda *shape: torch.randn(shape, dtype=dtype)
+    taps = [(make(B*(L-s), C), make(B*(L-s), H)) for _, s in _shifts(K, d, L)]
+    w, rows, inner = make(C, H), make(B*L, C), make(B*L, H)
     def f():
-        for n, gh in taps: gh@w.T, gh.T@n
-        return rows@v, rows.T@inner
+        for n, gh in taps: gh@w.T, gh.T@n, forward and n@w
+        return outer and (rows@w, rows.T@inner, forward and inner@w.T)
     return f
 
-def _kept(f):
-    "Bytes that autograd keeps"
-    seen = {}
+def _kept(f, params):
+    "Bytes that autograd keeps, parameters not counted"
+    seen, own = {}, {p.untyped_storage().data_ptr() for p in params}
     def note(t):
-        seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        if t.untyped_storage().data_ptr() not in own: seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): f()
     return sum(seen.values())
 
+_ways = {'by hand': dict(), 'by hand, remembering more': dict(remember='more'), 'by hand, im2col': dict(conv='im2col'), 'by hand, plain convolution': dict(conv='plain'), 'autograd': dict(explicit=False)}
+
+def _contenders(B, L, C, K, d):
+    "For each: its forward pass, what to derive by, and the gradient to begin with"
+    blocks = {name: TCNBlock(C, 2*C, K, d, generator=stream(0, 'bench tcn'), **way) for name, way in _ways.items()}
+    mask, x, gy, auto = torch.ones(B, L), torch.randn(B, L, C, requires_grad=True), torch.randn(B, L, C), blocks['autograd']
+    xf, first = x.detach().mT.contiguous().requires_grad_(), _channels_first(auto)
+    found = {name: (lambda b=b: b(x, mask), [x, *b.parameters()], gy) for name, b in blocks.items()}
+    return found | {'autograd, channels first': (lambda: first(xf, mask), [xf, *auto.parameters()], gy.mT.contiguous())}
+
 def _block_races(B, L, C, K, d, rounds):
-    "Backward alone, and with forward; and what is kept"
-    block, mask, H = TCNBlock(C, 2*C, K, d, generator=stream(0, 'bench tcn')), torch.ones(B, L), 2*C
-    auto, first = TCNBlock(C, H, K, d, explicit=False), _channels_first(block)
-    auto.load_state_dict(block.state_dict())
-    x, gy = torch.randn(B, L, C), torch.randn(B, L, C)
-    xf, gf = x.mT.contiguous().requires_grad_(), gy.mT.contiguous()
-    x.requires_grad_()
-    def explicit(remember, conv):
-        def f():
-            block.remember, block.way = remember, conv
-            return block(x, mask)
-        return f
-    forwards = {'by hand': (explicit('less', 'shifted'), x, block, gy), 'by hand, remembering more': (explicit('more', 'shifted'), x, block, gy), 'by hand, im2col': (explicit('less', 'im2col'), x, block, gy),
-                'by hand, plain convolution': (explicit('less', 'plain'), x, block, gy), 'autograd': (lambda: auto(x, mask), x, auto, gy), 'autograd, channels first': (lambda: first(xf, mask), xf, block, gf)}
-    again = {name: (f(), [v, *m.parameters()], g) for name, (f, v, m, g) in forwards.items()}
+    "Backward alone, and with forward; what is kept, and the most that is held"
+    contenders = _contenders(B, L, C, K, d)
+    again = {name: (f(), i, g) for name, (f, i, g) in contenders.items()}
     backward = {name: lambda y=y, i=i, g=g: torch.autograd.grad(y, i, g, retain_graph=True) for name, (y, i, g) in again.items()}
-    both = {name: lambda f=f, i=again[name][1], g=g: torch.autograd.grad(f(), i, g) for name, (f, _, _, g) in forwards.items()}
-    return {'backward': race({**backward, 'products alone': _products(B, L, C, H, K, d)}, rounds=rounds, baseline='by hand'), 'forward and backward': race(both, rounds=rounds, baseline='by hand'),
-            'kept (MiB)': {name: _kept(f)/2**20 for name, (f, *_) in forwards.items()}}
+    both = {name: lambda f=f, i=i, g=g: torch.autograd.grad(f(), i, g) for name, (f, i, g) in contenders.items()}
+    return {'backward': race({**backward, 'products alone': _products(B, L, C, 2*C, K, d)}, rounds=rounds, baseline='by hand'), 'forward and backward': race(both, rounds=rounds, baseline='by hand'),
+            'kept (MiB)': {name: _kept(f, i[1:])/2**20 for name, (f, i, _) in contenders.items()}, 'peak (MiB)': {name: peak_memory(f)/2**20 for name, f in both.items()}}
+
+def _compiled_race(B, L, C, K, d, rounds):
+    "Forward and backward with `torch.compile` around; the first call compiles"
+    block = lambda **way: TCNBlock(C, 2*C, K, d, generator=stream(0, 'bench tcn'), **way)
+    x, gy = torch.randn(B, L, C, requires_grad=True), torch.randn(B, L, C)
+    models = {'by hand': block(), 'by hand, compiled': torch.compile(block(), fullgraph=True), 'autograd': block(explicit=False), 'autograd, compiled': torch.compile(block(explicit=False), fullgraph=True)}
+    return race({name: lambda m=m: torch.autograd.grad(m(x), [x, *m.parameters()], gy) for name, m in models.items()}, rounds=rounds)
+
+def _half_race(B, L, C, K, d, rounds):
+    "The convolution's backward pass in bfloat16"
+    x, w, b, gy = (torch.randn(s).bfloat16().requires_grad_() for s in ((B, L, C), (2*C, C, K), (2*C,), (B, L, 2*C)))
+    wide = [t.detach().float().requires_grad_() for t in (x, w, b)]
+    graphs = {'shifted': (causal_conv1d(x, w, b, d), (x, w, b), gy), "PyTorch's": (plain_causal_conv1d(x, w, b, d), (x, w, b), gy), 'shifted, float32': (causal_conv1d(*wide, d), wide, gy.float())}
+    backward = {name: lambda y=y, i=i, g=g: torch.autograd.grad(y, i, g, retain_graph=True) for name, (y, i, g) in graphs.items()}
+    return race({**backward, 'products alone': _products(B, L, C, 2*C, K, d, outer=False, dtype=torch.bfloat16)}, rounds=rounds)
+
+def _student_race(hidden, ff, B, L, rounds):
+    "A training step of an encoder of four blocks, optimizer included"
+    tokens, target, mask = torch.randint(1, 8192, (B, L)), torch.randn(B, 768), torch.ones(B, L)
+    def step(**way):
+        model = TCNEncoder(hidden_dim=hidden, ff_dim=ff, generator=stream(0, 'bench tcn'), **way)
+        opt = torch.optim.AdamW(model.parameters(), foreach=True)
+        def f():
+            opt.zero_grad()
+            nn.functional.mse_loss(model(tokens, mask), target).backward()
+            opt.step()
+        return f
+    blocks = [_products(B, L, hidden, ff, 5, d, forward=True) for d in (1, 2, 4, 8)]
+    return race({'by hand': step(), 'autograd': step(explicit=False), "the blocks' products alone": lambda: [f() for f in blocks]}, rounds=rounds)
 
 @bench('tcn')
 def bench_tcn(mode:str # 'quick', 'default' or 'full'
              )->dict:
     "The block's backward pass by hand against autograd"
-    shapes = {'quick': [(8, 128, 64, 5, 1)], 'default': [(8, 128, 64, 5, 1), (8, 512, 64, 5, 4), (8, 512, 128, 5, 4), (8, 1024, 128, 3, 64), (32, 256, 256, 5, 64)]}
+    shapes, rounds = {'quick': [(8, 128, 64, 5, 1)], 'default': [(8, 128, 64, 5, 1), (8, 512, 64, 5, 4), (8, 512, 128, 5, 4), (8, 1024, 128, 3, 64), (32, 256, 256, 5, 64)]}, dict(quick=1, default=9, full=15)[mode]
     shapes['full'] = shapes['default']+[(16, 1024, 64, 5, 64), (32, 512, 256, 5, 16), (8, 1024, 256, 3, 1)]
-    return {f'B {B}, L {L}, C {C}, K {K}, dilation {d}': _block_races(B, L, C, K, d, dict(quick=1, default=7, full=15)[mode]) for B, L, C, K, d in shapes[mode]}
+    name = lambda B, L, C, K, d: f'B {B}, L {L}, C {C}, K {K}, dilation {d}'
+    more, students = (shapes['quick'], [(32, 64, 4, 32)]) if mode=='quick' else (shapes['default'][1:4], [(256, 512, 16, 128), (128, 256, 32, 32)])
+    return {'block': {name(*s): _block_races(*s, rounds) for s in shapes[mode]}, 'compiled': {name(*s): _compiled_race(*s, rounds) for s in more}, 'bfloat16': {name(*s): _half_race(*s, rounds) for s in more},
+            'student': {f'{h} and {f} channels, B {B}, L {L}': _student_race(h, f, B, L, rounds) for h, f, B, L in students}}
