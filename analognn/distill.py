@@ -81,6 +81,7 @@ class DistillConfig(Config):
         if self.valFraction+self.testFraction>.8: raise ValueError(f"valFraction and testFraction are {self.valFraction+self.testFraction} together; allowed: at most 0.8")
         return self
 
+# %% ../nbs/53_distill.ipynb #264168fd
 def default_distill()->DistillConfig:
     "The configuration that comes with the package"
     return DistillConfig.load(package_folder()/'specs'/'distill.json')

@@ -5,7 +5,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from analognn.core import ConfigError, ShapeError, stream
-from analognn.tcn import (TCNBlock, TCNEncoder, causal_conv1d, col2im, hash_words, im2col, loop_im2col, masked_mean, plain_causal_conv1d)
+from analognn.tcn import (TCNBlock, TCNEncoder, causal_conv1d, col2im, hash_words, im2col, loop_col2im, loop_im2col, masked_mean, plain_causal_conv1d)
 
 sizes = dict(B=st.integers(1, 3), L=st.integers(1, 12), C=st.integers(1, 5), K=st.integers(1, 5), d=st.integers(1, 8))
 
@@ -17,6 +17,7 @@ def test_columns(B, L, C, K, d):
     "Fast as with loops; col2im is the transpose"
     x, cols = numbers(B, L, C).detach(), numbers(B, L, C*K).detach()
     assert torch.equal(im2col(x, K, d), loop_im2col(x, K, d))
+    torch.testing.assert_close(col2im(cols, K, d), loop_col2im(cols, K, d))
     torch.testing.assert_close((im2col(x, K, d)*cols).sum(), (x*col2im(cols, K, d)).sum())
 
 @given(**sizes, H=st.integers(1, 5), biased=st.booleans())
