@@ -36,19 +36,22 @@ def convert(model:nn.Module, # Changed in place; a layer by itself is replaced
             exclude=() # Names of modules that stay as they are, with all that is inside
            )->nn.Module: # The model
     "Replace linear layers and convolutions over time by analog ones with the same weights"
-    if type(model) in _analog: return _with_same_state(model, hardware, resistive)
-    names = dict(model.named_modules())
-    unknown = [e for e in exclude if e not in names]
-    if unknown: raise ConfigError(f"exclude names {unknown[0]!r}; allowed: modules of the model, such as {', '.join(list(names)[1:6])}")
+    if type(model) in _analog and not exclude: return _with_same_state(model, hardware, resistive)
+    names = dict(model.named_modules(remove_duplicate=False))
+    unknown = [e for e in ([exclude] if isinstance(exclude, str) else exclude) if not e or e not in names or isinstance(exclude, str)]
+    if unknown: raise ConfigError(f"exclude names {unknown[0]!r}; allowed: a list of modules of the model, such as {', '.join(list(names)[1:6])}")
     found = {name: m for name, m in names.items() if type(m) in _analog and not any(name==e or name.startswith(e+'.') for e in exclude)}
     if not found: raise ConfigError('the model has nothing to convert'+(': its layers are analog already' if analog_layers(model) else '; allowed: models with nn.Linear or nn.Conv1d'))
-    for name, new in {name: _with_same_state(m, hardware, resistive) for name, m in found.items()}.items(): model.set_submodule(name, new)
+    new = {id(m): _with_same_state(m, hardware, resistive) for m in {id(m): m for m in found.values()}.values()}
+    for name, m in found.items(): model.set_submodule(name, new[id(m)])
     return model
 
 def _with_same_state(layer, hardware, resistive):
     "The analog twin of a layer, without drawing from PyTorch's global state"
     if layer.weight.is_meta: raise ConfigError(f"{layer} has its weights on 'meta'; allowed: weights that exist")
-    with torch.random.fork_rng(devices=[]): return _analog[type(layer)](layer, hardware=hardware, resistive=resistive).train(layer.training)
+    with torch.random.fork_rng(devices=[]): new = _analog[type(layer)](layer, hardware=hardware, resistive=resistive).train(layer.training)
+    if resistive is not None and not layer.weight.requires_grad: new.requires_grad_(False)          # frozen it was, frozen it stays
+    return new
 
 # %% ../nbs/24_conversion.ipynb #86c885de
 @torch.no_grad()
@@ -58,12 +61,19 @@ def fit_converters(model:nn.Module, # With analog layers, changed in place
                   )->nn.Module: # The model
     "Give every analog layer converters whose ranges hold what it sees"
     seen, layers = {}, analog_layers(model)
-    for layer in layers.values(): layer.hardware = replace(layer.hardware, dac=None, adc=None)
-    def note(name, values): seen[name] = tuple(max(a, v.abs().max().item()) for a, v in zip(seen.get(name, (1e-6, 1e-6)), values))
+    if not layers: raise ConfigError('the model has no analog layers; allowed: at least one')
+    before = {name: layer.hardware for name, layer in layers.items()}
+    def note(name, values):
+        reach = [v.abs().max().nan_to_num(float('inf')).item() for v in values]
+        seen[name] = tuple(map(max, reach, seen.get(name, (1e-6, 1e-6))))
     hooks = [layer.register_forward_hook(lambda _, x, y, name=name: note(name, (x[0], y))) for name, layer in layers.items()]
+    for layer in layers.values(): layer.hardware = replace(layer.hardware, dac=None, adc=None)
     try: run()
     finally:
         for h in hooks: h.remove()
-    if unseen := [n for n in layers if n not in seen]: raise ConfigError(f"run did not use layer {unseen[0]!r}")
-    for name, (inputs, outputs) in seen.items(): layers[name].hardware = replace(layers[name].hardware, dac=Converter(bits, inputs), adc=Converter(bits, outputs))
+        for name, layer in layers.items(): layer.hardware = before[name]
+    for name in layers:
+        if name not in seen: raise ConfigError(f"run did not use layer {name!r}")
+        if not all(v<float('inf') for v in seen[name]): raise ConfigError(f"layer {name!r} saw values that are NaN or infinite")
+    for name, (inputs, outputs) in seen.items(): layers[name].hardware = replace(before[name], dac=Converter(bits, inputs), adc=Converter(bits, outputs))
     return model

@@ -140,8 +140,8 @@ def teacher_embeddings(texts:list, # Strings
         file = folder/f"{name}-{hashlib.blake2b(json.dumps(portion).encode(), digest_size=12).hexdigest()}.pt"
         if not file.exists():
             teacher = teacher or _load_teacher()
-            save_versioned(file, 1, embeddings=teacher.encode(portion, batch_size=64, convert_to_tensor=True, show_progress_bar=False).float().cpu())
-        parts.append(load_versioned(file, 1, 'cached portion')['embeddings'])
+            save_versioned(file, 'cached portion', 1, embeddings=teacher.encode(portion, batch_size=64, convert_to_tensor=True, show_progress_bar=False).float().cpu())
+        parts.append(load_versioned(file, 'cached portion', 1)['embeddings'])
     return torch.cat(parts)
 
 # %% ../nbs/53_distill.ipynb #a04bebe9
@@ -157,21 +157,23 @@ def _tokens_of(record, cfg, where):
         if cfg.requireTokens: raise ConfigError(f"{where} has no input_ids, and requireTokens is true")
         if not isinstance(record.get('text'), str): raise ConfigError(f"{where} has neither input_ids nor a text")
         return hash_words([record['text']], cfg.maxLength, cfg.vocabSize)[0][0]
+    if not isinstance(ids, list): raise ShapeError(f"{where}: input_ids is {ids!r}; allowed: a list of whole numbers")
     mask = record.get('attention_mask', [1]*len(ids))
-    if len(mask)!=len(ids) or any(m not in (0, 1) for m in mask): raise ShapeError(f"{where}: attention_mask {mask} does not fit {len(ids)} input_ids; allowed: as many, of 0 and 1")
-    bad = [i for i, m in zip(ids, mask) if m and not (type(i) is int and 0<i<cfg.vocabSize)]
+    if not isinstance(mask, list) or len(mask)!=len(ids) or any(m not in (0, 1) for m in mask): raise ShapeError(f"{where}: attention_mask {mask!r} does not fit {len(ids)} input_ids; allowed: as many, of 0 and 1")
+    kept = [i for i, m in zip(ids, mask) if m]
+    bad = [i for i in kept if not (type(i) is int and 0<i<cfg.vocabSize)]
     if bad: raise ConfigError(f"{where}: token {bad[0]!r}; allowed: 1 to {cfg.vocabSize-1} (vocabSize)")
-    return torch.tensor([i*m for i, m in zip(ids, mask)][:cfg.maxLength] or [0])
+    return torch.tensor(kept[:cfg.maxLength] or [0])
 
 def _embedding_of(record, cfg, where):
     e = record.get('embedding')
-    if not isinstance(e, list) or len(e)!=cfg.outputDim or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in e):
+    if not isinstance(e, list) or len(e)!=cfg.outputDim or not all(type(v) in (int, float) and abs(v)<1e30 for v in e):
         raise ShapeError(f"{where}: embedding is {'missing' if e is None else f'of {len(e)} values' if isinstance(e, list) else repr(e)}; allowed: {cfg.outputDim} finite numbers (outputDim)")
     return torch.tensor(e, dtype=torch.float32)
 
 def _read_records(cfg):
     "Records of a file"
-    try: lines = [l for l in Path(cfg.dataPath).read_text().splitlines() if l.strip()][:cfg.samples]
+    try: lines = [l for l in Path(cfg.dataPath).read_text('utf-8').split('\n') if l.strip()][:cfg.samples]
     except (OSError, UnicodeDecodeError) as e: raise ConfigError(f"dataPath {cfg.dataPath!r} can't be read: {e}") from e
     rows = []
     for k, line in enumerate(lines, 1):
@@ -198,6 +200,7 @@ def split_records(records:Records, cfg:DistillConfig)->dict: # 'train', 'val' an
     order = torch.randperm(len(records.tokens), generator=stream(cfg.baseSeed, 'split'))
     n_val, n_test = (round(f*len(order)) for f in (cfg.valFraction, cfg.testFraction))
     if n_test<2: raise ConfigError(f"testFraction {cfg.testFraction} of {len(order)} records leaves {n_test} to measure with; allowed: at least 2")
+    if cfg.valFraction and not n_val: raise ConfigError(f"valFraction {cfg.valFraction} of {len(order)} records leaves none; allowed: 0, or enough for one")
     parts = dict(test=order[:n_test], val=order[n_test:n_test+n_val], train=order[n_test+n_val:])
     return {name: Records(*(v[i] for v in records)) for name, i in parts.items()}
 
@@ -237,23 +240,28 @@ _model_keys = set('hiddenDim ffDim outputDim useTanhOutput tcnBlocks kernelSize 
 
 def save_student(file, student:TCNEncoder, cfg:DistillConfig):
     "Write weights, and the keys that tell what they belong to"
-    save_versioned(file, 1, model=cfg.model_dump(include=_model_keys), weights=student.state_dict())
+    save_versioned(file, 'student', 1, model=cfg.model_dump(include=_model_keys), weights=student.state_dict())
 
 def load_student(file # Written by `save_student`
                 )->TCNEncoder:
     "The student in a file"
-    saved = load_versioned(file, 1, 'student')
+    saved = load_versioned(file, 'student', 1)
     student = student_of(DistillConfig.make(dict(saved['model'], unfreezeAll=True)))
-    student.load_state_dict(saved['weights'])
+    return _with_weights(student, saved, file)
+
+def _with_weights(student, saved, file):
+    "Load weights that must be complete"
+    try: student.load_state_dict(saved['weights'])
+    except (RuntimeError, KeyError) as e: raise ConfigError(f"student {str(file)!r} lacks weights, or has others: {e}") from e
     return student
 
 def _begin_with(student, cfg):
     "Load the weights to begin with"
-    saved = load_versioned(cfg.loadCheckpoint, 1, 'student')
+    saved = load_versioned(cfg.loadCheckpoint, 'student', 1)
     mine = cfg.model_dump(include=_model_keys)
     other = [k for k in mine if saved['model'].get(k)!=mine[k]]
     if other: raise ConfigError(f"loadCheckpoint {cfg.loadCheckpoint!r} is of a student with {other[0]} {saved['model'].get(other[0])}; this configuration has {mine[other[0]]}")
-    student.load_state_dict(saved['weights'])
+    _with_weights(student, saved, cfg.loadCheckpoint)
 
 # %% ../nbs/53_distill.ipynb #8e4cc4a6
 def neighbour_ranks(student:Tensor, # (n, dim)
@@ -263,7 +271,7 @@ def neighbour_ranks(student:Tensor, # (n, dim)
     if student.shape!=teacher.shape or len(student)<2: raise ShapeError(f"student is {tuple(student.shape)} and teacher {tuple(teacher.shape)}; allowed: the same shape, at least 2 rows")
     mine, theirs = (nn.functional.normalize(v, dim=1)@nn.functional.normalize(v, dim=1).T for v in (student, teacher))
     for s in (mine, theirs): s.fill_diagonal_(-torch.inf)
-    return (mine>=mine.gather(1, theirs.argmax(1, keepdim=True))).sum(1)-1
+    return (~(mine<mine.gather(1, theirs.argmax(1, keepdim=True)))).sum(1)-1      # not >=: what is not a number has not been found
 
 def retrieval(ranks:Tensor # Of `neighbour_ranks`
              )->dict: # Share found among the first 1, 5 and 10, with Wilson's intervals, and the mean of 1/(rank+1)
@@ -295,7 +303,7 @@ def train_student(cfg:DistillConfig, parts:dict, # Of `split_records`
     decay = cfg.cosineDecaySteps or max(1, updates-cfg.warmupSteps)
     factor = lambda step: warmup_cosine(step, cfg.lr, cfg.warmupSteps, decay, cfg.minLR)/cfg.lr
     history = fit(student, tuple(parts['train']), tuple(parts['val']) if cfg.valFraction else None, epochs=cfg.epochs, lr=cfg.lr, schedule=lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, factor), batch_size=cfg.batchSize,
-                  accum_steps=cfg.accumSteps, micro_batch=cfg.microBatch, max_batches=cfg.maxBatches, clip_norm=cfg.clipNorm, weight_decay=cfg.weightDecay, loss=kd_loss(cfg.alphaCos, cfg.betaMSE), score=mean_cosine,
+                  accum_steps=cfg.accumSteps, micro_batch=cfg.microBatch or cfg.batchSize, max_batches=cfg.maxBatches, clip_norm=cfg.clipNorm, weight_decay=cfg.weightDecay, loss=kd_loss(cfg.alphaCos, cfg.betaMSE), score=mean_cosine,
                   optimizer=lambda params, lr: _optimizer(params, lr, cfg), generator=stream(cfg.baseSeed, 'order'), checkpoint=checkpoint, save_every=cfg.saveEvery, log_every=cfg.logEvery, progress=progress)
     return student, history
 
@@ -303,12 +311,13 @@ def _optimizer(params, lr, cfg):
     "AdamW, perhaps with the moments of an earlier training"
     opt = torch.optim.AdamW(params, lr=lr, weight_decay=cfg.weightDecay)
     if not cfg.loadOptState: return opt
-    fresh, saved = [{k: v for k, v in group.items() if k!='params'} for group in opt.param_groups], load_versioned(cfg.loadOptState, 1, 'optimizer state')
+    fresh, saved = [{k: v for k, v in group.items() if k!='params'} for group in opt.param_groups], load_versioned(cfg.loadOptState, 'optimizer state', 1)
     try: opt.load_state_dict(saved['optimizer'])
     except (ValueError, KeyError) as e: raise ConfigError(f"loadOptState {cfg.loadOptState!r} does not fit what is trained here: {e}") from e
     bad = [tuple(p.shape) for p in params if p in opt.state and opt.state[p]['exp_avg'].shape!=p.shape]
     if bad: raise ConfigError(f"loadOptState {cfg.loadOptState!r} does not fit a parameter of shape {bad[0]}")
-    for group, own in zip(opt.param_groups, fresh): group.update(own)          # rates are this configuration's
+    for group, own in zip(opt.param_groups, fresh):
+        group.update(own); group.pop('initial_lr', None)                       # rates are this configuration's
     return opt
 
 def learning_curves(history # Of `fit`
@@ -357,6 +366,7 @@ def run_distill(cfg:DistillConfig|None=None, # None: the shipped one
                )->Path: # The folder
     "Train a student and measure it on held-out sentences; an interrupted run goes on where it last saved"
     cfg = cfg or default_distill()
+    if cfg.loadCheckpoint: _begin_with(student_of(cfg), cfg)                   # or say at once what is wrong with it
     folder = open_run(cfg.digest({'logEvery', 'logLevel', 'saveEvery'}), out, force)
     with _logged(folder.path/'log.txt', cfg.logLevel) as log:
         write_json(folder.path/'config.json', cfg)
@@ -375,9 +385,9 @@ def run_distill(cfg:DistillConfig|None=None, # None: the shipped one
 def _write_run(folder, cfg, student, history, test, log):
     "All files of a finished training"
     import pandas as pd
-    state, rows = load_versioned(folder.path/'stages'/'training.pt', fit_version, 'checkpoint'), learning_curves(history)
+    state, rows = load_versioned(folder.path/'stages'/'training.pt', 'checkpoint', fit_version), learning_curves(history)
     save_student(cfg.saveCheckpoint or folder.path/'student.pt', student, cfg)
-    save_versioned(cfg.saveOptState or folder.path/'optimizer.pt', 1, optimizer=state['opt'], schedule=state['schedule'])
+    save_versioned(cfg.saveOptState or folder.path/'optimizer.pt', 'optimizer state', 1, optimizer=state['opt'], schedule=state['schedule'])
     write_atomic(folder.path/'curves.csv', pd.DataFrame(rows).to_csv(index=False))
     save_figure(curves_figure(rows), folder.path/'curves')
     results = dict(best_epoch=history.best+1, curves=rows, test=test, parameters=sum(p.numel() for p in student.parameters()))

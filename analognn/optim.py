@@ -121,7 +121,11 @@ def _default_optimizer(model, weight_decay):
 
 def _blurred(x, std, generator): return x+std*torch.randn(x.shape, generator=generator, dtype=x.dtype) if std else x
 
-def _named(value): return value if isinstance(value, dict) else dict(loss=value)
+def _named(value):
+    "A loss and its parts by their names"
+    if not isinstance(value, dict): return dict(loss=value)
+    if 'loss' not in value or 'score' in value: raise ConfigError(f"the loss names {', '.join(map(str, value))}; allowed: 'loss', and others but 'score'")
+    return value
 
 def _words(numbers): return ', '.join(f'{k} {v:.6g}' for k, v in numbers.items())
 
@@ -144,9 +148,7 @@ class _Training:
         from tqdm import tqdm
         run, history, each = self.run, self.run['history'], len(self.updates(torch.arange(len(self.train[0]))))
         with tqdm(desc='training', total=self.s.epochs*each, initial=len(history)*each+run['done'], disable=not progress, leave=False) as bar:
-            while len(history)<self.s.epochs and not (self.s.patience and len(history)>run['at']+self.s.patience):
-                self.epoch(bar)
-                if not math.isfinite(history[-1][0]): break
+            while len(history)<self.s.epochs and not (self.s.patience and len(history)>run['at']+self.s.patience) and not (history and not math.isfinite(history[-1][0])): self.epoch(bar)
         if run['kept'] is None: raise AnalogError(f"training diverged: the {'validation' if self.val else 'training'} loss was never finite (lr={self.s.lr})")
         self.model.load_state_dict(run['kept'])
         loss, val_loss, scores, *parts = map(list, zip(*history))
@@ -158,11 +160,11 @@ class _Training:
         if run['order'] is None: run |= dict(order=torch.randperm(len(self.train[0]), generator=self.generator), done=0, sums={})
         updates = self.updates(run['order'])
         for k in range(run['done'], len(updates)):
-            sums, norm = self.update(updates[k])
+            rate, (sums, norm) = self.plan.get_last_lr()[0], self.update(updates[k])
             if not self.by_epoch: self.plan.step()
             run |= dict(done=k+1, sums={name: run['sums'].get(name, 0.)+v for name, v in sums.items()})
             if self.s.log_every and (k+1)%self.s.log_every==0 and _log.isEnabledFor(logging.DEBUG):
-                _log.debug('update %d of %d: loss %.6g, gradient %.3g, learning rate %.3g, %d chunks', k+1, len(updates), sums['loss']/sums['samples'], norm(), self.plan.get_last_lr()[0], len(updates[k]))
+                _log.debug('update %d of %d: loss %.6g, gradient %.3g, learning rate %.3g, %d chunks', k+1, len(updates), sums['loss']/sums['samples'], norm(), rate, len(updates[k]))
             if self.file and self.s.save_every and (k+1)%self.s.save_every==0 and k+1<len(updates): self.save()
             bar.update()
         if self.by_epoch: self.plan.step()
@@ -213,39 +215,41 @@ class _Training:
 
     def save(self):
         "Write everything"
-        save_versioned(self.file, fit_version, settings=self.settings, run=self.run, generator=self.generator.get_state(), **{k: v.state_dict() for k, v in self.parts().items()})
+        save_versioned(self.file, 'checkpoint', fit_version, settings=self.settings, run=self.run, generator=self.generator.get_state(), rng=torch.get_rng_state(), **{k: v.state_dict() for k, v in self.parts().items()})
         _log.info('saved %s', self.file)
 
     def resume(self):
         "Put everything back as it was when the file was written"
-        saved = load_versioned(self.file, fit_version, 'checkpoint')
+        saved = load_versioned(self.file, 'checkpoint', fit_version)
         if saved['settings']!=self.settings: raise ConfigError(f"checkpoint {str(self.file)!r} is of a training with {saved['settings']}; this one has {self.settings}: name another file")
         for name, part in self.parts().items():
             try: part.load_state_dict(saved[name])
             except (RuntimeError, ValueError, KeyError) as e: raise ConfigError(f"checkpoint {str(self.file)!r} does not fit this {name}: {e}") from e
-        self.generator.set_state(saved['generator'])
+        self.generator.set_state(saved['generator']); torch.set_rng_state(saved['rng'])      # the second for dropout and the like
         self.run = saved['run']
 
 fit_version = 2       # of the files that `fit` writes
 
 def save_versioned(file, # Written atomically
+                   kind:str, # What it is, in a word or two
                    version:int, # Of the format
                    **content # Tensors, plain values, and dicts and lists of them
                   ):
     "Write a file for `load_versioned`"
     buffer = io.BytesIO()
-    torch.save(dict(content, version=version), buffer)
+    torch.save(dict(content, kind=kind, version=version), buffer)
     write_atomic(file, buffer.getvalue())
 
 def load_versioned(file, # Written by `save_versioned`
-                   version:int, # The one that is understood
-                   what:str # What it should be, for the errors
+                   kind:str, # What it should be
+                   version:int # The one that is understood
                   )->dict: # Its content
     "The content of a file, or a `ConfigError` that says what is wrong with it; nothing in it is executed"
     try: saved = torch.load(file, weights_only=True)
-    except Exception as e: raise ConfigError(f"{what} {str(file)!r} can't be read: {e}") from e
-    if not isinstance(saved, dict) or 'version' not in saved: raise ConfigError(f"{what} {str(file)!r} is not from a training")
-    if saved['version']!=version: raise ConfigError(f"{what} {str(file)!r} has version {saved['version']}; allowed: {version}")
+    except Exception as e: raise ConfigError(f"{kind} {str(file)!r} can't be read: {e}") from e
+    if not isinstance(saved, dict) or not {'kind', 'version'}<=saved.keys(): raise ConfigError(f"{kind} {str(file)!r} is not from a training")
+    if saved['kind']!=kind: raise ConfigError(f"{str(file)!r} is of kind {saved['kind']}; allowed: {kind}")
+    if saved['version']!=version: raise ConfigError(f"{kind} {str(file)!r} has version {saved['version']}; allowed: {version}")
     return saved
 
 # %% ../nbs/22_optim.ipynb #4417caf1

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['loop_im2col', 'loop_col2im', 'im2col', 'col2im', 'plain_causal_conv1d', 'shifted_forward', 'shifted_input_gradient',
-           'shifted_weight_gradient', 'causal_conv1d', 'outer_sum', 'outer_gradients', 'TCNBlock', 'masked_mean',
-           'project', 'hash_words', 'TCNEncoder', 'bench_tcn']
+           'shifted_weight_gradient', 'product_type', 'causal_conv1d', 'outer_sum', 'outer_gradients', 'TCNBlock',
+           'masked_mean', 'project', 'hash_words', 'TCNEncoder', 'bench_tcn']
 
 # %% ../nbs/52_tcn.ipynb #4a31a154
 import hashlib, re
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .bench import bench, peak_memory, race
+from .bench import bench, kept_memory, peak_memory, race
 from .core import ConfigError, ShapeError, pick, stream
 
 try: from analognn import row_kernels as kernels
@@ -59,7 +59,7 @@ def im2col(x:Tensor, kernel_size:int, dilation:int=1)->Tensor:
     B, L, C = x.shape
     out = x.new_zeros(B, L, C, kernel_size)
     for k, s in _shifts(kernel_size, dilation, L): out[:, s:, :, k] = x[:, :L-s]
-    return out.view(B, L, -1)
+    return out.view(B, L, C*kernel_size)
 
 def col2im(cols:Tensor, # (B, L, C K)
            kernel_size:int, dilation:int=1)->Tensor: # (B, L, C)
@@ -113,11 +113,14 @@ def shifted_weight_gradient(gy, x, kernel_size, dilation)->Tensor:
         for b in range(len(x)): _add_product(gw[k], gy[b, s:].mT, x[b, :L-s])
     return gw.movedim(0, 2).to(x.dtype)
 
-def _as_autocast(x, *others):
-    "Tensors in the type that autocast wants, if it is on"
-    if not torch.is_autocast_enabled(x.device.type): return x, *others
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return tuple(t if t is None else t.to(dtype) for t in (x, *others))
+def product_type(x:Tensor)->torch.dtype:
+    "The type to multiply in: autocast's where it is on, else that of x"
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+def _as_autocast(*tensors):
+    "Tensors in the type to multiply in"
+    dtype = product_type(tensors[0])
+    return tuple(t if t is None else t.to(dtype) for t in tensors)
 
 class _Shifted(torch.autograd.Function):
     @staticmethod
@@ -163,7 +166,7 @@ def _conv_gradients(way, gh, n, w, d):
     if way=='shifted': return shifted_input_gradient(gh, w, d), shifted_weight_gradient(gh, n, w.shape[2], d)
     if way=='im2col':
         cols, rows = im2col(n, w.shape[2], d), gh.flatten(0, 1)
-        return col2im((rows@w.flatten(1)).view(*gh.shape[:2], -1), w.shape[2], d), (rows.T@cols.flatten(0, 1)).view_as(w)
+        return col2im((rows@w.flatten(1)).view(*gh.shape[:2], w[0].numel()), w.shape[2], d), (rows.T@cols.flatten(0, 1)).view_as(w)
     pad, K = (w.shape[2]-1)*d, w.shape[2]
     gx, gw, _ = torch.ops.aten.convolution_backward(gh.mT, nn.functional.pad(n.mT, (pad, 0)), w, [len(w)], [1], [0], [d], False, [0], 1, [True, True, False])
     return gx[:, :, pad:].mT, gw
@@ -191,7 +194,8 @@ def outer_sum(x:Tensor, # (B, L, C)
               gelu:str)->tuple: # The output (B, L, C), and GELU's result
     "From the inner sum to the block's output"
     a = _gelu(h, gelu)
-    out = torch.addmm(b2, a.flatten(0, 1), w2.T).view_as(x).add_(x)
+    out = torch.addmm(b2, a.flatten(0, 1), w2.T).view_as(x)
+    out = out.add_(x) if out.dtype==x.dtype else out+x
     return (out if mask is None else out.mul_(mask[..., None])), a
 
 def outer_gradients(g:Tensor, # (B, L, C) of the output
@@ -200,31 +204,32 @@ def outer_gradients(g:Tensor, # (B, L, C) of the output
                    )->tuple: # Gradients: what passes the mask, that of h, and those of w2, b2 and the bias in h
     "Backward pass of `outer_sum`"
     g = g.contiguous() if mask is None else g*mask[..., None]
-    rows = g.flatten(0, 1)
+    rows = g.flatten(0, 1).to(w2.dtype)
     a, gh = _gelu_gradient(h, (rows@w2).view_as(h), gelu, a)
     return g, gh, rows.T@a.flatten(0, 1), rows.sum(0), gh.sum((0, 1))
 
 class _Block(torch.autograd.Function):
     "The block; tensors are saved as `remember` says"
     @staticmethod
-    def forward(ctx, x, mask, ln_w, ln_b, w1, b1, w2, b2, dilation, gelu, remember, way):
-        n, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], ln_w, ln_b, 1e-5)
+    def forward(ctx, x, mask, ln_w, ln_b, w1, b1, w2, b2, dilation, gelu, remember, way, eps, dtype):
+        n, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], ln_w, ln_b, eps)
+        n, w1, b1, w2, b2 = (t.to(dtype) for t in (n, w1, b1, w2, b2))
         h = _conv_forward(way, n, w1, b1, dilation)
         out, a = outer_sum(x, mask, h, w2, b2, gelu)
         ctx.save_for_backward(x, mask, mean, rstd, ln_w, ln_b, w1, w2, h, *([n, a] if remember=='more' else []))
-        ctx.how = dilation, gelu, way
+        ctx.how = dilation, gelu, way, eps
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         x, mask, mean, rstd, ln_w, ln_b, w1, w2, h, *more = ctx.saved_tensors
-        dilation, gelu, way = ctx.how
-        n, a = more or (torch.native_layer_norm(x, x.shape[-1:], ln_w, ln_b, 1e-5)[0], None)
+        dilation, gelu, way, eps = ctx.how
+        n, a = more or (torch.native_layer_norm(x, x.shape[-1:], ln_w, ln_b, eps)[0].to(h.dtype), None)
         g, gh, gw2, gb2, gb1 = outer_gradients(g, mask, h, w2, gelu, a)
         gn, gw1 = _conv_gradients(way, gh, n, w1, dilation)
-        gx, gln_w, gln_b = torch.ops.aten.native_layer_norm_backward(gn.contiguous(), x, x.shape[-1:], mean, rstd, ln_w, ln_b, [True, True, True])
-        return gx.add_(g), None, gln_w, gln_b, gw1, gb1, gw2, gb2, None, None, None, None
+        gx, gln_w, gln_b = torch.ops.aten.native_layer_norm_backward(gn.to(x.dtype).contiguous(), x, x.shape[-1:], mean, rstd, ln_w, ln_b, [True, True, True])
+        return gx.add_(g), None, gln_w, gln_b, gw1, gb1, gw2, gb2, *[None]*6
 
 def _check_mask(mask, x):
     if mask is not None and mask.shape!=x.shape[:2]: raise ShapeError(f"mask is {tuple(mask.shape)}; expected {tuple(x.shape[:2])}, the batch and time of x")
@@ -261,19 +266,24 @@ class TCNBlock(nn.Module):
 
     def by_hand(self, x, mask):
         "The block with the backward pass written here"
-        tensors = _as_autocast(x, mask, *self.norm.parameters(), *self.conv.parameters(), *self.out.parameters())
-        with torch.autocast(x.device.type, enabled=False): return _Block.apply(*tensors, self.dilation, self.gelu, self.remember, self.way)
+        how = self.dilation, self.gelu, self.remember, self.way, self.norm.eps, product_type(x)
+        with torch.autocast(x.device.type, enabled=False): return _Block.apply(x, mask, *self.weights(), *how)
+
+    def weights(self):
+        "Weights and biases of norm, convolution and outer product"
+        return [getattr(m, name) for m in (self.norm, self.conv, self.out) for name in ('weight', 'bias')]
 
 # %% ../nbs/52_tcn.ipynb #41c57ea1
 class _MaskedMean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, mask):
-        share = mask/mask.sum(1, keepdim=True).clamp(min=1)
-        ctx.save_for_backward(share)
-        return torch.bmm(share[:, None], x)[:, 0]
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(x, share): return (share[:, None]@x)[:, 0]
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(inputs[1])
+
+    @staticmethod
     def backward(ctx, g): return ctx.saved_tensors[0][..., None]*g[:, None], None
 
 def masked_mean(x:Tensor, # (B, L, dim)
@@ -281,16 +291,18 @@ def masked_mean(x:Tensor, # (B, L, dim)
                )->Tensor: # (B, dim); 0 for samples without anything
     "Mean over time of what the mask lets through"
     _check_mask(mask, x)
-    return _MaskedMean.apply(x, mask.to(x.dtype))
+    with torch.autocast(x.device.type, enabled=False): return _MaskedMean.apply(x, mask.to(x.dtype)/mask.to(x.dtype).sum(1, keepdim=True).clamp(min=1))
 
 class _Project(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        return torch.addmm(bias, x, weight.T)
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(x, weight, bias): return torch.addmm(bias, x, weight.T)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
     def backward(ctx, g):
         x, weight = ctx.saved_tensors
         return g@weight if ctx.needs_input_grad[0] else None, g.T@x if ctx.needs_input_grad[1] else None, g.sum(0)
@@ -300,7 +312,8 @@ def project(x:Tensor, # (B, n_in)
             bias:Tensor # (n_out,)
            )->Tensor: # (B, n_out)
     "A linear layer with its derivative written out"
-    return _Project.apply(x, weight, bias)
+    tensors = _as_autocast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False): return _Project.apply(*tensors)
 
 # %% ../nbs/52_tcn.ipynb #f807cd00
 def hash_words(texts:list, # Strings
@@ -342,10 +355,11 @@ class TCNEncoder(nn.Module):
         for p in self.projection.parameters(): nn.init.uniform_(p, -hidden_dim**-.5, hidden_dim**-.5, generator=generator)
 
     def forward(self, tokens, # (B, L) whole numbers, or a list of texts
-                mask:Tensor|None=None # (B, L); None: where tokens are above 0
+                mask:Tensor|None=None # (B, L); None: where tokens are above 0. What it leaves out at the end has no influence; a hole inside is a step of silence
                )->Tensor: # (B, output_dim)
         "Vectors"
-        if isinstance(tokens, (list, tuple)): tokens, mask = hash_words(tokens, self.max_length, self.vocab_size)
+        if not isinstance(tokens, Tensor): tokens, mask = self.read(tokens, mask)
+        if tokens.is_floating_point(): raise ConfigError(f"tokens are {str(tokens.dtype)[6:]}; allowed: whole numbers")
         if tokens.ndim!=2 or not tokens.shape[1]: raise ShapeError(f"tokens are {tuple(tokens.shape)}; expected (B, L) with L at least 1")
         if not torch.compiler.is_compiling() and tokens.numel() and not 0<=tokens.min()<=tokens.max()<self.vocab_size: raise ConfigError(f"tokens go from {tokens.min().item()} to {tokens.max().item()}; allowed: 0 to {self.vocab_size-1}")
         tokens = tokens.to(self.embedding.weight.device)
@@ -356,6 +370,12 @@ class TCNEncoder(nn.Module):
         mean = masked_mean(x, mask)
         y = project(mean, self.projection.weight, self.projection.bias) if type(self.projection) is nn.Linear else self.projection(mean)
         return y.tanh() if self.squash else y
+
+    def read(self, texts, mask):
+        "Texts as tokens, with their mask"
+        if mask is not None: raise ConfigError('mask is given along with texts; allowed: only with tokens')
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts): raise ConfigError(f"tokens are {texts!r:.60}; allowed: a tensor (B, L), or a list of strings")
+        return hash_words(texts, self.max_length, self.vocab_size)
 
     def freeze_but(self, n_blocks:int # Blocks that learn, counted from the last
                   )->'TCNEncoder':
@@ -384,15 +404,6 @@ def _products(B, L, C, H, K, d, forward=False, outer=True, dtype=None):
         return outer and (rows@w, rows.T@inner, forward and inner@w.T)
     return f
 
-def _kept(f, params):
-    "Bytes that autograd keeps, parameters not counted"
-    seen, own = {}, {p.untyped_storage().data_ptr() for p in params}
-    def note(t):
-        if t.untyped_storage().data_ptr() not in own: seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): f()
-    return sum(seen.values())
-
 _ways = {'by hand': dict(), 'by hand, remembering more': dict(remember='more'), 'by hand, im2col': dict(conv='im2col'), 'by hand, plain convolution': dict(conv='plain'), 'autograd': dict(explicit=False)}
 
 def _contenders(B, L, C, K, d):
@@ -410,7 +421,7 @@ def _block_races(B, L, C, K, d, rounds):
     backward = {name: lambda y=y, i=i, g=g: torch.autograd.grad(y, i, g, retain_graph=True) for name, (y, i, g) in again.items()}
     both = {name: lambda f=f, i=i, g=g: torch.autograd.grad(f(), i, g) for name, (f, i, g) in contenders.items()}
     return {'backward': race({**backward, 'products alone': _products(B, L, C, 2*C, K, d)}, rounds=rounds, baseline='by hand'), 'forward and backward': race(both, rounds=rounds, baseline='by hand'),
-            'kept (MiB)': {name: _kept(f, i[1:])/2**20 for name, (f, i, _) in contenders.items()}, 'peak (MiB)': {name: peak_memory(f)/2**20 for name, f in both.items()}}
+            'kept (MiB)': {name: kept_memory(f, i[1:])/2**20 for name, (f, i, _) in contenders.items()}, 'peak (MiB)': {name: peak_memory(f)/2**20 for name, f in both.items()}}
 
 def _compiled_race(B, L, C, K, d, rounds):
     "Forward and backward with `torch.compile` around; the first call compiles"

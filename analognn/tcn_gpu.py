@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from .bench import bench, peak_memory, race
 from .core import ConfigError, ShapeError, stream
 from .gpu import triton, tl
-from .tcn import TCNBlock, col2im, im2col, outer_gradients, outer_sum
+from .tcn import TCNBlock, col2im, im2col, outer_gradients, outer_sum, product_type
 
 # %% ../nbs/58_tcn_gpu.ipynb #b7353c33
 @triton.jit
@@ -88,9 +88,9 @@ def _conv_kernel(x, taps, bias, y, mean, rstd, ln_w, ln_b, L, C, H, d, SIGN: tl.
                 c = c0 + tl.arange(0, BC)
                 inside = known[:, None] & (c < C)[None, :]
                 v = tl.load(x + row[:, None] * C + c[None, :], inside, 0.)
-                if NORM: v = _normed(v.to(tl.float32), inside, mean, rstd, ln_w, ln_b, row, c, C).to(x.dtype.element_ty)
+                if NORM: v = _normed(v.to(tl.float32), inside, mean, rstd, ln_w, ln_b, row, c, C)
                 w = tl.load(taps + (k * C + c)[:, None] * H + h[None, :], (c < C)[:, None] & (h < H)[None, :], 0.)
-                total += tl.dot(v, w, input_precision=PRECISION)
+                total += tl.dot(v.to(taps.dtype.element_ty), w, input_precision=PRECISION)
     tl.store(y + (base + t)[:, None] * H + h[None, :], total.to(y.dtype.element_ty), (t < L)[:, None] & (h < H)[None, :])
 
 @triton.jit
@@ -105,8 +105,8 @@ def _weight_kernel(gh, x, gw, mean, rstd, ln_w, ln_b, B, L, C, H, d, K: tl.const
             inside = (t < L)[:, None] & (c < C)[None, :]
             g = tl.load(gh + row[:, None] * H + h[None, :], (t < L)[:, None] & (h < H)[None, :], 0.)
             v = tl.load(x + (row - back)[:, None] * C + c[None, :], inside, 0.)
-            if NORM: v = _normed(v.to(tl.float32), inside, mean, rstd, ln_w, ln_b, row - back, c, C).to(x.dtype.element_ty)
-            total += tl.dot(tl.trans(g), v, input_precision=PRECISION)
+            if NORM: v = _normed(v.to(tl.float32), inside, mean, rstd, ln_w, ln_b, row - back, c, C)
+            total += tl.dot(tl.trans(g), v.to(gh.dtype.element_ty), input_precision=PRECISION)
     tl.store(gw + (k * H + h).to(tl.int64)[:, None] * C + c[None, :], total, (h < H)[:, None] & (c < C)[None, :])
 
 # %% ../nbs/58_tcn_gpu.ipynb #4a5b3acd
@@ -115,8 +115,9 @@ def _tiles(C, H): return dict(BT=64, BC=_power(C, 32), BH=_power(H, 64), PRECISI
 def _conv(x, taps, bias, norm, dilation, sign):
     "The kernel, forward (1) or for the gradient of inputs (-1)"
     _check(x, taps)
-    (B, L, C), (K, _, H), x = x.shape, taps.shape, x.contiguous()
-    y, tiles = x.new_empty(B, L, H), _tiles(C, H)
+    (B, L, C), (K, n_in, H), x = x.shape, taps.shape, x.contiguous()
+    if n_in!=C or dilation<1: raise ShapeError(f"x is {tuple(x.shape)}, with taps of {n_in} inputs and dilation {dilation}; expected (B, L, {n_in}), and a dilation of 1 or more")
+    y, tiles = taps.new_empty(B, L, H), _tiles(C, H)
     if y.numel(): _conv_kernel[B*triton.cdiv(L, tiles['BT']), triton.cdiv(H, tiles['BH'])](x, taps, bias, y, *(norm or (x,)*4), L, C, H, dilation, SIGN=sign, K=K, NORM=norm is not None, **tiles)
     return y
 
@@ -141,10 +142,10 @@ def gpu_conv_gradients(gh:Tensor, # (B, L, C_out)
 # %% ../nbs/58_tcn_gpu.ipynb #fbed07d0
 class _FusedBlock(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, mask, ln_w, ln_b, w1, b1, w2, b2, dilation, gelu):
-        x = x.contiguous()
+    def forward(ctx, x, mask, ln_w, ln_b, w1, b1, w2, b2, dilation, gelu, eps, dtype):
+        x, w1, b1, w2, b2 = x.contiguous(), *(t.to(dtype) for t in (w1, b1, w2, b2))
         var, mean = torch.var_mean(x.float(), -1, correction=0)
-        norm = mean.flatten(), torch.rsqrt(var+1e-5).flatten()
+        norm = mean.flatten(), torch.rsqrt(var+eps).flatten()
         h = gpu_conv(x, w1, b1, dilation, (*norm, ln_w, ln_b))
         ctx.save_for_backward(x, mask, *norm, ln_w, ln_b, w1, w2, h)
         ctx.how = dilation, gelu
@@ -156,26 +157,31 @@ class _FusedBlock(torch.autograd.Function):
         x, mask, mean, rstd, ln_w, ln_b, w1, w2, h = ctx.saved_tensors
         g, gh, gw2, gb2, gb1 = outer_gradients(g, mask, h, w2, ctx.how[1], None)
         gn, gw1 = gpu_conv_gradients(gh, x, w1, ctx.how[0], (mean, rstd, ln_w, ln_b))
-        gx, gln_w, gln_b = torch.ops.aten.native_layer_norm_backward(gn, x, x.shape[-1:], mean.view(*x.shape[:2], 1), rstd.view(*x.shape[:2], 1), ln_w, ln_b, [True, True, True])
-        return gx.add_(g), None, gln_w, gln_b, gw1, gb1, gw2, gb2, None, None
+        gx, gln_w, gln_b = torch.ops.aten.native_layer_norm_backward(gn.to(x.dtype), x, x.shape[-1:], mean.view(*x.shape[:2], 1), rstd.view(*x.shape[:2], 1), ln_w, ln_b, [True, True, True])
+        return gx.add_(g), None, gln_w, gln_b, gw1, gb1, gw2, gb2, *[None]*4
 
 class FusedTCNBlock(TCNBlock):
     "`TCNBlock` by the kernels of this chapter; the same parameters"
     def by_hand(self, x, mask):
         "The block with its own backward pass"
-        return _FusedBlock.apply(x, mask, *self.norm.parameters(), *self.conv.parameters(), *self.out.parameters(), self.dilation, self.gelu)
+        how = self.dilation, self.gelu, self.norm.eps, product_type(x)
+        with torch.autocast(x.device.type, enabled=False): return _FusedBlock.apply(x, mask, *self.weights(), *how)
 
-def fuse(model:nn.Module # With blocks that are a `TCNBlock`; changed in place
+def fuse(model:nn.Module # With blocks that are a `TCNBlock`; changed in place; a block by itself is replaced
         )->nn.Module: # The model
     "Let the blocks of a model be computed by the kernels of this chapter, with the parameters they have"
-    names = [name for name, m in model.named_modules() if type(m) is TCNBlock]
-    if not names: raise ConfigError('the model has no TCNBlock; allowed: at least one')
-    for name in names:
-        old = model.get_submodule(name)
-        new = FusedTCNBlock(old.norm.normalized_shape[0], old.conv.out_channels, old.conv.kernel_size[0], old.dilation, gelu=old.gelu)
-        new.norm, new.conv, new.out = old.norm, old.conv, old.out
-        model.set_submodule(name, new)
+    if type(model) is TCNBlock: return _fused(model)
+    found = {name: m for name, m in model.named_modules(remove_duplicate=False) if type(m) is TCNBlock}
+    if not found: raise ConfigError('the model has no TCNBlock; allowed: at least one')
+    new = {id(m): _fused(m) for m in {id(m): m for m in found.values()}.values()}
+    for name, m in found.items(): model.set_submodule(name, new[id(m)])
     return model
+
+def _fused(block):
+    "A block with the same parameters"
+    new = FusedTCNBlock(block.norm.normalized_shape[0], block.conv.out_channels, block.conv.kernel_size[0], block.dilation, gelu=block.gelu)
+    new.norm, new.conv, new.out = block.norm, block.conv, block.out
+    return new.train(block.training)
 
 # %% ../nbs/58_tcn_gpu.ipynb #8a123a49
 def graphed(block:TCNBlock, # On a GPU; changed in place

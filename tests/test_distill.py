@@ -51,10 +51,10 @@ def test_a_mini_epoch_lowers_the_loss(make, who):
 
 class Interrupted(KeyboardInterrupt): pass
 
-@pytest.mark.parametrize('after', [1, 4, 6, 9, 13], ids=lambda n: f'after {n}')
-def test_stopped_anywhere_and_resumed_it_is_the_same(make, tmp_path, monkeypatch, after):
+@pytest.mark.parametrize('after, how', [(1, {}), (4, {}), (6, {}), (9, {}), (13, {}), (5, dict(accumSteps=2, unfreezeAll=True))], ids=str)
+def test_stopped_anywhere_and_resumed_it_is_the_same(make, tmp_path, monkeypatch, after, how):
     "Bit for bit: weights, moments and curves"
-    cfg = make(unfreezeLastTCN=True, accumSteps=1, saveEvery=2, compareProjection=True, epochs=2, microBatch=5)
+    cfg = make(**dict(unfreezeLastTCN=True, saveEvery=2, compareProjection=True, epochs=2, microBatch=5) | how)
     whole = run_distill(cfg, tmp_path/'whole')
     step, count = torch.optim.AdamW.step, iter(range(10**6))
     def fails(self, closure=None):
@@ -79,6 +79,7 @@ def test_what_is_logged(make, tmp_path):
     logs = {level: (run_distill(make(logLevel=level, logEvery=3), tmp_path/level)/'log.txt').read_text().splitlines() for level in ('info', 'debug')}
     updates = [l for l in logs['debug'] if l.startswith('update')]
     assert not [l for l in logs['info'] if l.startswith('update')]
+    assert 'learning rate 0.015' in updates[0]                # of four updates of warmup to .02 the third
     assert [l.split(':')[0] for l in updates]==2*['update 3 of 6', 'update 6 of 6'] and all(w in updates[0] for w in ('gradient', 'learning rate', 'chunks'))
     for start in ('epoch 1', 'epoch 2', 'validation', 'saved'): assert any(l.startswith(start) for l in logs['info'])
     assert logging.getLogger('analognn').level==logging.NOTSET
@@ -95,6 +96,8 @@ def test_going_on_from_files(make, tmp_path):
     for a, b in zip(weights(first/'student.pt').values(), weights(second/'student.pt').values()): torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
     third = run_distill(make(loadCheckpoint=str(first/'student.pt'), loadOptState=str(first/'optimizer.pt'), saveCheckpoint=str(tmp_path/'w.pt'), saveOptState=str(tmp_path/'o.pt')), tmp_path/'third')
     steps = [next(iter(torch.load(f, weights_only=True)['optimizer']['state'].values()))['step'].item() for f in (first/'optimizer.pt', tmp_path/'o.pt')]
+    shrunk = run_distill(make(lr=1e-9, minLR=0., warmupSteps=0, loadCheckpoint=str(first/'student.pt'), loadOptState=str(first/'optimizer.pt')), tmp_path/'shrunk')
+    for a, b in zip(weights(first/'student.pt').values(), weights(shrunk/'student.pt').values()): torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)      # moments of then, rates of now
     assert steps[1]==2*steps[0] and (tmp_path/'w.pt').exists() and not (third/'student.pt').exists()
     with pytest.raises(ConfigError, match='does not fit what is trained here'): run_distill(make(unfreezeLastTCN=True, loadOptState=str(first/'optimizer.pt')), tmp_path/'fourth')
 
@@ -107,6 +110,11 @@ def test_files_that_are_not_what_they_should_be(make, tmp_path):
     bad.write_bytes(good); refused('hiddenDim 8; this configuration has 10', hiddenDim=10)
     torch.save(dict(torch.load(folder/'student.pt', weights_only=True), version=9), bad); refused('version 9; allowed: 1')
     torch.save([1, 2], bad); refused('not from a training')
+    bad.write_bytes((folder/'optimizer.pt').read_bytes()); refused("kind optimizer state; allowed: student")
+    saved = torch.load(folder/'student.pt', weights_only=True)
+    del saved['weights']['projection.bias']
+    torch.save(saved, bad); refused('lacks weights')
+    assert not (tmp_path/'again').exists()                    # refused before anything was begun
     bad.unlink(); refused("can't be read")
 
 def test_a_damaged_training_is_refused_when_it_would_be_resumed(make, tmp_path, monkeypatch):
@@ -124,7 +132,7 @@ def test_bad_keys(change, words):
     assert words in str(e.value)
 
 @pytest.mark.parametrize('change, words', [(dict(input_ids=[1, 20]), 'token 20; allowed: 1 to 19'), (dict(input_ids=[0]), 'token 0'), (dict(input_ids=[1.5]), 'token 1.5'), (dict(attention_mask=[1]*9), 'does not fit'), (dict(embedding=[1.]*5), 'of 5 values; allowed: 6'), (dict(embedding=None), 'missing'),
-    (dict(embedding=[math.nan]*6), 'finite'), (dict(input_ids=None), 'neither input_ids nor a text')])
+    (dict(embedding=[math.nan]*6), 'finite'), (dict(input_ids=None), 'neither input_ids nor a text'), (dict(input_ids=5), 'a list of whole numbers'), (dict(input_ids=['x', 3]), "token 'x'"), (dict(attention_mask=3), 'does not fit'), (dict(embedding=[10**400]*6), 'finite'), (dict(embedding=[True]*6), 'finite')])
 def test_bad_records(tmp_path, change, words):
     with pytest.raises((ConfigError, ShapeError)) as e: load_records(DistillConfig.make(dict(shape, dataPath=write_records(tmp_path/'bad.jsonl', **change))))
     assert words in str(e.value) and 'record 1' in str(e.value)
@@ -140,10 +148,22 @@ def test_bad_files_of_records(tmp_path):
     with pytest.raises(ConfigError, match='requireTokens is true'): load(requireTokens=True)
     with pytest.raises(ConfigError, match='384'): load_records(DistillConfig.make(dict(outputDim=768)))
 
+def test_lines_end_where_json_says(tmp_path):
+    "A line separator of Unicode inside a text is no end of a record"
+    assert load_records(DistillConfig.make(dict(shape, dataPath=write_records(tmp_path/'r.jsonl', input_ids=None, text='one\u2028two\u0085three')))).tokens.shape==(60, 3)
+
+def test_validation_needs_a_record(make):
+    cfg = make(valFraction=.001)
+    with pytest.raises(ConfigError, match='valFraction 0.001 of 60 records leaves none'): split_records(load_records(cfg), cfg)
+
+def test_who_says_nothing_finds_nothing():
+    teacher = torch.randn(9, 4, generator=stream(0))
+    assert (neighbour_ranks(torch.full((9, 4), math.nan), teacher)==8).all() and (neighbour_ranks(torch.zeros(9, 4), teacher)==7).all()
+
 def test_masks_are_cut_and_padded(tmp_path):
     file = write_records(tmp_path/'r.jsonl', input_ids=list(range(1, 13)), attention_mask=[1, 0]*6)
     records = load_records(DistillConfig.make(dict(shape, dataPath=file, maxLength=5)))
-    assert records.tokens[0].tolist()==[1, 0, 3, 0, 5]
+    assert records.tokens[0].tolist()==[1, 3, 5, 7, 9]
 
 def test_the_split_is_fixed_and_disjoint(make):
     cfg = make()

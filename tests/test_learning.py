@@ -146,3 +146,33 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='not from a training'): train(epochs=2)
     (tmp_path/'run.pt').write_bytes(b'nonsense')
     with pytest.raises(ConfigError, match="can't be read"): train(epochs=2)
+
+def test_dropout_goes_on_where_it_was(tmp_path):
+    "PyTorch's own random numbers belong to the state, too"
+    x, y = torch.randn(40, 4, generator=stream(0)), torch.randint(3, (40,), generator=stream(1))
+    class AdamW(torch.optim.AdamW):
+        def step(self, closure=None):
+            if next(iter(self.state.values()), dict(step=0))['step']==stop: raise KeyboardInterrupt
+            return super().step(closure)
+    def train(checkpoint=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(.5), torch.nn.Linear(8, 3))
+        fit(model, (x, y), None, epochs=3, batch_size=10, generator=stream(2), optimizer=AdamW, checkpoint=checkpoint, save_every=1)
+        return model.state_dict()
+    stop = 6
+    with pytest.raises(KeyboardInterrupt): train(tmp_path/'run.pt')
+    stop = None
+    assert all(torch.equal(a, b) for a, b in zip(train(tmp_path/'run.pt').values(), train().values()))
+
+def test_a_diverged_training_is_not_taken_up_again(tmp_path):
+    x, y = torch.ones(8, 1), torch.ones(8, 1)
+    def loss(out, y): return ((out-y)**2).mean()*(float('nan') if len(seen)>5 else 1)+0*len(seen.append(1) or seen)
+    for calls in range(2):
+        seen = [] if not calls else seen
+        history = fit(torch.nn.Linear(1, 1), (x, y), None, epochs=9, batch_size=4, loss=loss, score=lambda *_: 0., generator=stream(0), checkpoint=tmp_path/'run.pt')
+        assert len(history.loss)==4
+
+def test_losses_must_be_named_well():
+    x = torch.ones(8, 1)
+    for names in (dict(error=1.), dict(loss=1., score=2.)):
+        with pytest.raises(ConfigError, match="allowed: 'loss', and others"): fit(torch.nn.Linear(1, 1), (x, x), None, epochs=1, loss=lambda out, y: {k: v*out.mean() for k, v in names.items()}, generator=stream(0))

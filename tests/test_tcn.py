@@ -3,6 +3,7 @@ from copy import deepcopy
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
+from torch.nn.utils import prune
 
 from analognn.core import ConfigError, ShapeError, stream
 from analognn.tcn import (TCNBlock, TCNEncoder, causal_conv1d, col2im, hash_words, im2col, loop_col2im, loop_im2col, masked_mean, plain_causal_conv1d)
@@ -70,11 +71,31 @@ def test_half_precision_is_added_up_in_single(B, L, C, K, d, H):
 
 @pytest.mark.parametrize('explicit', [True, False])
 def test_autocast(explicit):
+    "Products in bfloat16, the residual and the parameters' gradients as they were; a whole encoder"
     block, x = TCNBlock(8, 12, 3, 2, explicit=explicit, generator=stream(0)), numbers(2, 10, 8, dtype=torch.float32)
     with torch.autocast('cpu', dtype=torch.bfloat16): y = block(x)
+    torch.testing.assert_close(y, block(x), atol=.02, rtol=.02)
+    assert y.dtype==torch.float32 and not torch.equal(y, block(x))
+    encoder, tokens = TCNEncoder(50, 8, 5, 3, (1, 2), 6, explicit=explicit, generator=stream(0)), torch.randint(0, 50, (3, 9), generator=stream(1))
+    with torch.autocast('cpu', dtype=torch.bfloat16): y = encoder(tokens)
     y.float().square().sum().backward()
-    torch.testing.assert_close(y.float(), block(x), atol=.05, rtol=.05)
-    assert block.conv.weight.grad.dtype==torch.float32
+    torch.testing.assert_close(y.float(), encoder(tokens), atol=.05, rtol=.05)
+    assert encoder.blocks[0].conv.weight.grad.dtype==torch.float32
+
+@pytest.mark.parametrize('conv', ['plain', 'im2col', 'shifted'])
+def test_no_samples(conv):
+    block = TCNBlock(3, 4, 2, conv=conv)
+    block(torch.zeros(0, 5, 3)).sum().backward()
+    assert (block.conv.weight.grad==0).all()
+
+def test_pruned_weights_and_another_epsilon():
+    "The block asks its parts for their weights by name"
+    block, x = TCNBlock(3, 4, 2, generator=stream(0)), numbers(2, 5, 3, dtype=torch.float32)
+    prune.l1_unstructured(block.conv, 'weight', .5)
+    block.norm.eps = .1
+    y = block(x)
+    block.explicit = False
+    torch.testing.assert_close(y, block(x))
 
 def test_without_numba_it_is_the_same(monkeypatch):
     block, x, gy = TCNBlock(16, 24, 3, 2, generator=stream(0)), numbers(2, 30, 16, dtype=torch.float32), numbers(2, 30, 16, dtype=torch.float32).detach()
@@ -136,7 +157,8 @@ def test_copies_and_saves():
 
 @pytest.mark.parametrize('call, words', [(lambda: TCNBlock(0, 4), 'dim is 0'), (lambda: TCNBlock(3, 4, gelu='erf'), "unknown gelu 'erf'"), (lambda: TCNBlock(3, 4, conv='fast'), "unknown conv 'fast'"), (lambda: TCNEncoder(9).freeze_but(5), 'n_blocks is 5; allowed: 0 to 4'),
     (lambda: TCNBlock(3, 4)(torch.zeros(2, 0, 3)), 'L at least 1'), (lambda: TCNBlock(3, 4)(torch.zeros(2, 5, 4)), 'expected (B, L, 3)'), (lambda: TCNBlock(3, 4)(torch.zeros(2, 5, 3), torch.ones(2, 4)), 'mask is (2, 4)'),
-    (lambda: TCNEncoder(9)(torch.full((1, 3), 9)), 'allowed: 0 to 8'), (lambda: hash_words(['a'], vocab_size=1), 'vocab_size is 1')])
+    (lambda: TCNEncoder(9)(torch.full((1, 3), 9)), 'allowed: 0 to 8'), (lambda: hash_words(['a'], vocab_size=1), 'vocab_size is 1'), (lambda: TCNEncoder(9)('hello'), 'allowed: a tensor (B, L), or a list of strings'), (lambda: TCNEncoder(9)([[1, 2]]), 'a list of strings'), (lambda: TCNEncoder(9)(torch.ones(1, 2)), 'whole numbers'),
+    (lambda: TCNEncoder(9)(['a'], torch.ones(1, 1)), 'only with tokens')])
 def test_bad_input(call, words):
     with pytest.raises((ConfigError, ShapeError)) as e: call()
     assert words in str(e.value)
