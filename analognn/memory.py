@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .core import ConfigError, ShapeError, stream
 
-try: from analognn.randomness import F, choose, direction, exp2, jit, key_words, log2, over_rows, philox, radius2, scalar
+try: from analognn.randomness import F, choose, exp2, jit, log2, normal_numbers, over_rows, scalar
 except ImportError: jit = None            # numba is missing: PyTorch does it
 
 # %% ../nbs/14_memory.ipynb #3245a89a
@@ -127,49 +127,55 @@ if jit is not None:
         x = choose(x>low, x, low)
         return choose(x<high, x, high)
 
-    @jit
-    def _write_rows(start, stop, g, out, nu, g_max, c0, c1, c2, scale, k0, k1):
-        "Blocks start .. stop of 1024 devices"
-        inverse = F(1)/g_max
-        for i in range(start*1024, min(stop*1024, len(g))):
-            a, b, c, d = philox(i, 0, 0, 0x9C, k0, k1)
-            r = np.sqrt(radius2(a))
-            x, y = direction(a, b)
-            v = g[i]*inverse
-            s = c0+v*(c1+v*c2)
-            w = v+choose(s>F(0), s, F(0))*(r*x)
-            out[i] = choose(w>F(0), w, F(0))*g_max
-            l = log2(choose(v>F(1e-7), v, F(1e-7)))
-            nu[i] = scale*abs(_between(F(.0244)-F(.0155*math.log(2))*l, F(.049), F(.1))+_between(F(-.0059)-F(.0125*math.log(2))*l, F(.008), F(.045))*(r*y))
+    @scalar
+    def _written_as(v, z, c0, c1, c2):
+        "What a device gets that was to have v, in parts of g_max"
+        s = c0+v*(c1+v*c2)
+        w = v+choose(s>F(0), s, F(0))*z
+        return choose(w>F(0), w, F(0))
+
+    @scalar
+    def _exponent(v, z):
+        l = log2(choose(v>F(1e-7), v, F(1e-7)))
+        return abs(_between(F(.0244)-F(.0155*math.log(2))*l, F(.049), F(.1))+_between(F(-.0059)-F(.0125*math.log(2))*l, F(.008), F(.045))*z)
+
+    @scalar
+    def _read_as(v, nu, z, log_time, noise):
+        q = F(.0088)*exp2(F(-.65)*log2(choose(v>F(1e-12), v, F(1e-12))))
+        w = v*exp2(-nu*log_time)*(F(1)+noise*choose(q<F(.2), q, F(.2))*z)
+        return choose(w>F(0), w, F(0))
 
     @jit
-    def _read_rows(start, stop, g, nu, out, g_max, log_time, noise, k0, k1):
-        "Blocks start .. stop of 1024 devices"
-        inverse = F(1)/g_max
-        for i in range(start*1024, min(stop*1024, len(g))):
-            a, b, c, d = philox(i, 0, 0, 0x4EAD, k0, k1)
-            z = np.sqrt(radius2(a))*direction(a, b)[0]
-            v = g[i]*inverse
-            q = F(.0088)*exp2(F(-.65)*log2(choose(v>F(1e-12), v, F(1e-12))))
-            w = g[i]*exp2(-nu[i]*log_time)*(F(1)+noise*choose(q<F(.2), q, F(.2))*z)
-            out[i] = choose(w>F(0), w, F(0))
+    def _write_rows(start, stop, g, out, nu, g_max, c0, c1, c2, scale):
+        "Devices start .. stop; out and nu hold normal numbers before"
+        inverse, g, out, nu = F(1)/g_max, g[start:stop], out[start:stop], nu[start:stop]
+        for i in range(len(g)): out[i] = _written_as(g[i]*inverse, out[i], c0, c1, c2)*g_max
+        for i in range(len(g)): nu[i] = scale*_exponent(g[i]*inverse, nu[i])
 
-def _run(kernel, n, *args): over_rows(lambda a, b: kernel(a, b, *args), (n+1023)//1024, torch.get_num_threads() if n>100_000 else 1)
+    @jit
+    def _read_rows(start, stop, g, nu, out, g_max, log_time, noise):
+        "Devices start .. stop; out holds normal numbers before"
+        inverse, g, nu, out = F(1)/g_max, g[start:stop], nu[start:stop], out[start:stop]
+        for i in range(len(g)): out[i] = _read_as(g[i]*inverse, nu[i], out[i], log_time, noise)*g_max
+
+def _run(kernel, g, key, n_normal, *args):
+    "`n_normal` arrays like g that the kernel makes of normal numbers"
+    n_threads = torch.get_num_threads() if g.numel()>100_000 else 1
+    made = [normal_numbers(g.numel(), key, k, _purpose, n_threads) for k in range(n_normal)]
+    over_rows(lambda a, b: kernel(a, b, g.reshape(-1).numpy(), *args[0], *made, *args[1:]), g.numel(), n_threads)
+    return [torch.from_numpy(v).view(g.shape) for v in made]
+
+_purpose = 0x9C
 
 def _write_pcm(m, g, key):
     "Conductances and exponents"
-    g = g.contiguous()
-    out, nu = torch.empty_like(g), torch.empty_like(g)
     coeff = (F(c*m.prog_noise_scale/25.) for c in (*m.prog_coeff, 0., 0., 0.)[:3])
-    _run(_write_rows, g.numel(), *(v.view(-1).numpy() for v in (g, out, nu)), F(m.g_max), *coeff, F(m.drift_scale), *key_words(key))
-    return out, nu
+    return _run(_write_rows, g, key, 2, (), F(m.g_max), *coeff, F(m.drift_scale))
 
 def _read_pcm(m, g, nu, t, key):
     "Conductances"
-    g, nu, out = g.contiguous(), nu.contiguous(), torch.empty(g.shape)
     noise = m.read_noise_scale*math.sqrt(math.log((t+m.t_0+m.t_read)/(2*m.t_read)))
-    _run(_read_rows, g.numel(), *(v.view(-1).numpy() for v in (g, nu, out)), F(m.g_max), F(math.log2(1+t/m.t_0)), F(noise), *key_words(key))
-    return out
+    return _run(_read_rows, g, key, 1, (nu.reshape(-1).numpy(),), F(m.g_max), F(math.log2(1+t/m.t_0)), F(noise))[0]
 
 # %% ../nbs/14_memory.ipynb #9c3ee0cd
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['F', 'I', 'U', 'U64', 'popcount', 'float_bits', 'bits_float', 'philox_rounds', 'jit', 'scalar', 'choose', 'philox',
-           'log_parts', 'radius2', 'direction', 'log2', 'exp2', 'draw_rows', 'over_rows', 'key_words', 'draw_bits']
+           'log_parts', 'radius2', 'direction', 'log2', 'exp2', 'draw_rows', 'over_rows', 'key_words', 'draw_bits',
+           'normal_rows', 'normal_numbers']
 
 # %% ../nbs/06_randomness.ipynb #441f0ee8
 import os
@@ -180,3 +181,26 @@ def draw_bits(p:np.ndarray, # (B, n) float32 probabilities, with the signs of th
     size, negative, bl = np.abs(p), p<0, bl.astype(np.int64)
     over_rows(lambda start, stop: draw_rows(start, stop, size, negative, bl, out, *key_words(key), purpose, first), len(p), n_threads)
     return out
+
+# %% ../nbs/06_randomness.ipynb #d0855239
+@jit
+def normal_rows(start, stop, out, c1, c2, purpose, k0, k1):
+    "Counters start .. stop"
+    q = len(out)//4
+    o0, o1, o2, o3 = out[start:stop], out[start+q:stop+q], out[start+2*q:stop+2*q], out[start+3*q:stop+3*q]     # slices: what is known to count from 0 becomes vectors
+    for i in range(len(o0)):
+        a, b, c, d = philox(U(start+i), c1, c2, U(purpose ^ 0x6A550000), k0, k1)
+        r, s = np.sqrt(radius2(a)), np.sqrt(radius2(c))
+        x, y = direction(a, b)
+        u, v = direction(c, d)
+        o0[i], o1[i], o2[i], o3[i] = r*x, r*y, s*u, s*v
+
+def normal_numbers(n:int, # How many
+                   key:int, count:int=0, # 64 bits each
+                   purpose:int=0, # 16 bits; others give other numbers
+                   n_threads:int=1 # Results do not depend on it
+                  )->np.ndarray: # (n,) float32
+    "Independent normal numbers, fixed by n, key, count and purpose"
+    out = np.empty(n+(-n)%4, F)
+    over_rows(lambda a, b: normal_rows(a, b, out, *key_words(count), purpose, *key_words(key)), len(out)//4, n_threads)
+    return out[:n]
