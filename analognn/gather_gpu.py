@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .core import ConfigError
-from .gather import _gather, _spread
+import analognn.gather                   # defines the operators
 from .gpu import triton, tl
 
 # %% ../nbs/27_gather_gpu.ipynb #15ab7106
@@ -70,5 +70,5 @@ def gpu_spread(gy:Tensor, # (n_out, B)
     if B: _spread_kernel[len(x), blocks](gy, x, weight, starts, edges, outs, gx, parts, B, E, BLOCK=_block(B), num_warps=4)
     return gx, parts.sum(0).view_as(weight).to(weight.dtype), gy.sum(1)
 
-_gather.register_kernel('cuda')(gpu_gather_sum)
-_spread.register_kernel('cuda')(gpu_spread)
+torch.library.register_kernel('analognn::gather_sum', 'cuda', gpu_gather_sum)
+torch.library.register_kernel('analognn::gather_sum_backward', 'cuda', gpu_spread)
