@@ -166,7 +166,7 @@ class AnalogLinear(nn.Linear):
     """A linear layer with the errors of its circuit; `weight` and `bias` are what one would like to have
 
 With `resistive` the weight lies in a `Tile` and learns by pulses, under `AnalogSGD`. `weight` is then a copy of what the tile shows; assigning to it writes the tile. The bias stays an ordinary parameter.
-With `hardware` the product is that of the circuit, and `forward_io` and `backward_io` have no part in it."""
+With `hardware` the product is that of the circuit, and `forward_io` and `backward_io` have no part in it. What a chip makes of the weights is computed again when a parameter or buffer was changed; a change through `.data`, which PyTorch does not count, is not seen."""
     def __init__(self, n_in:int, # Inputs
                  n_out:int, # Outputs
                  bias:bool=True, # With a bias?

@@ -78,7 +78,7 @@ def gaussian(shape, # Shape of the result
              generator:torch.Generator # Where the numbers come from
             )->torch.Tensor: # float64, on the CPU
     "Normal numbers of mean zero"
-    return std*torch.randn(shape, generator=generator, dtype=torch.float64)
+    return std*torch.randn(shape, generator=generator, dtype=torch.float64) if std else torch.zeros(shape, dtype=torch.float64)
 
 def draw_mismatch(shape, # Shape of the result
                   std:float, # Standard deviation of the relative error of a resistance

@@ -1,11 +1,13 @@
 "Layers: a chip survives everything that a module survives"
-import copy, io, subprocess, sys
+import copy, io, pickle, subprocess, sys
 import pytest, torch
+from torch import nn
 from hypothesis import given, settings, strategies as st
 
-from analognn.core import ShapeError, stream
-from analognn.nn import MLP, AnalogLinear, chip, draw, program, seed_, with_hardware
-from analognn.nonideal import Converter, Hardware, quantize
+from analognn.core import ConfigError, ShapeError, stream
+from analognn.memory import PCM, ReRAM
+from analognn.nn import MLP, AnalogLinear, chip, draw, drift, program, seed_, with_hardware
+from analognn.nonideal import Converter, Hardware, chip_weights, plain_chip_weights, quantize
 
 hw = Hardware(dac=Converter(6, 2.), adc=Converter(6, 2.), mismatch=.02, offset=.003, write_noise=.01, weight_noise=.02, read_noise=.01, activation_noise=.01, gain=1e4, v_max=2.)
 make = lambda seed=0: seed_(draw(MLP([5, 4, 3], hardware=hw, generator=stream(seed, 'init')), generator=stream(seed, 'chip')), stream(seed, 'noise'))
@@ -58,3 +60,80 @@ def test_gradients():
     params = [p.detach().clone().requires_grad_() for p in layer.parameters()]
     f = lambda w, b: torch.func.functional_call(layer, {'0.weight': w, '0.bias': b}, torch.ones(1, 3, dtype=torch.float64))
     assert torch.autograd.gradcheck(f, params)
+
+# Weights of a chip in one pass, noise by counting, memory
+
+@given(n=st.integers(1, 20), m=st.integers(1, 20), has_error=st.booleans(), has_scale=st.booleans(), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_chip_weights_are_the_plain_ones(n, m, has_error, has_scale, seed):
+    g = stream(seed, 'chip weights')
+    w = (torch.randn(n, m, generator=g)*10.**torch.randint(-8, 1, (n, m), generator=g)).requires_grad_()
+    error, scale = (.1*torch.randn(n, m, generator=g) if has_error else None), (1+.1*torch.randn(n, m, generator=g) if has_scale else None)
+    gv, gs = torch.randn(n, m, generator=g), torch.randn(n, generator=g)
+    results = [(*f(w, error, scale), *torch.autograd.grad(f(w, error, scale), w, (gv, gs))) for f in (plain_chip_weights, chip_weights)]
+    for a, b in zip(*results): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+def test_small_weights_can_grow_again():
+    layer = AnalogLinear(1, 1, bias=False, hardware=Hardware(offset=.1))
+    with torch.no_grad(): layer.weight.fill_(1e-8)
+    assert (layer(torch.ones(1, 1))==0).all()
+    layer(torch.ones(1, 1)).sum().backward()
+    assert layer.weight.grad!=0
+
+kinds = {'nothing': {}, 'converters': dict(dac=Converter(8, 4.), adc=Converter(8, 4.), read_noise=.01), 'noise': dict(weight_noise=.01, weight_noise_relative=.1, activation_noise=.01), 'circuit': dict(mismatch=.05, offset=.01, gain=100., v_max=1.), 'memory': dict(memory=PCM())}
+
+@pytest.mark.parametrize('kind', kinds)
+def test_the_compiler_takes_layers_whole(kind):
+    "Same values, gradients and noise; and the counter goes on"
+    layer, x = draw(seed_(AnalogLinear(6, 5, hardware=Hardware(**kinds[kind])), stream(0)), generator=stream(1)), torch.randn(3, 6, generator=stream(2), requires_grad=True)
+    run = lambda f: (y := f(x), *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]))
+    eager = run(layer), run(layer)
+    seed_(layer, stream(0)); torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True)
+    for a, b in zip(eager, (run(compiled), run(compiled))):
+        for p, q in zip(a, b): torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)
+    assert torch.equal(*(e[0] for e in eager)) == (kind not in ('converters', 'noise'))
+
+@pytest.mark.parametrize('change', ['weight', 'weight_delta', 'weight_error', 'offset', 'bias', 'bias_delta', 'hardware'])
+def test_nothing_old_is_remembered(change):
+    "What a layer has computed once is not used when anything has changed"
+    layer, x = draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1, offset=.1)), generator=stream(0)), torch.ones(1, 4)
+    with torch.no_grad():
+        before = layer(x)
+        if change=='hardware': layer.hardware = Hardware(mismatch=.1, offset=.1, v_max=.01)
+        else: getattr(layer, change).add_(.3)
+        assert not torch.equal(layer(x), before)
+        twin = AnalogLinear(4, 3, hardware=layer.hardware)
+        twin.load_state_dict(layer.state_dict())
+        assert torch.equal(twin(x), layer(x)) and torch.equal(pickle.loads(pickle.dumps(layer))(x), layer(x))
+
+def test_noise_goes_on_after_a_state_dict():
+    make = lambda: AnalogLinear(4, 3, hardware=Hardware(weight_noise=.1, read_noise=.1))
+    layer, other, x = seed_(make(), stream(0)), make(), torch.ones(2, 4)
+    layer(x)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), other(x))
+
+@pytest.mark.parametrize('memory', [PCM(), ReRAM()])
+def test_memory_of_a_network(memory):
+    model, x = nn.Sequential(AnalogLinear(30, 20, hardware=Hardware(memory=memory)), nn.ReLU(), AnalogLinear(20, 5, hardware=Hardware(memory=memory))), torch.randn(8, 30, generator=stream(0))
+    exact = model(x)
+    once, again = (drift(program(copy.deepcopy(model), generator=stream(1)), 3600., generator=stream(2))(x) for _ in range(2))
+    assert torch.equal(once, again) and not torch.equal(once, exact)
+    assert torch.nn.functional.cosine_similarity(once, exact).mean()>.8
+    later = drift(program(copy.deepcopy(model), generator=stream(1)), 3e8, generator=stream(2))
+    gap = lambda m: (m[0].effective('weight')-model[0].weight).norm()
+    assert gap(later)>gap(drift(program(copy.deepcopy(model), generator=stream(1)), 0., generator=stream(2)))
+
+def test_compensation_brings_the_size_back():
+    model = program(nn.Sequential(AnalogLinear(200, 50, hardware=Hardware(memory=PCM(), compensation='global'))), generator=stream(0))
+    size = lambda: model[0].effective('weight').abs().mean()
+    first = size()
+    assert abs(size()/first-1)<1e-6 and abs((drift(model, 1e7, generator=stream(1)) and size())/first-1)<1e-4
+
+@pytest.mark.parametrize('kw, words', [(dict(memory='PCM'), 'a PCM or ReRAM'), (dict(compensation='columns'), "did you mean 'column'"), (dict(memory=PCM(), write_noise=.1), 'one of both ways'), (dict(weight_noise_relative=-1.), 'weight_noise_relative')])
+def test_bad_hardware(kw, words):
+    with pytest.raises(ConfigError) as e: Hardware(**kw)
+    assert words in str(e.value)
+
+def test_hardware_shows_what_it_has(): assert repr(Hardware(mismatch=.1))=='Hardware(mismatch=0.1)' and repr(Hardware())=='Hardware()'
