@@ -267,12 +267,12 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         if hasattr(self, 'tile') and self.hardware==Hardware(): return self._learned_product(x, None, self.bias)
         if self._untouched(): return nn.functional.linear(x, self.weight, self.bias)
         h, (w, total, b, shift) = self.hardware, self._circuit()
-        x = _noisy(self, h.dac(x) if h.dac else x, h.activation_noise, 'activation')
+        x = _noisy(self, h.dac.dac(x) if h.dac else x, h.activation_noise, 'activation')
         product = self._learned_product if hasattr(self, 'tile') else _product
         z = _noisy(self, _with_weight_noise(self, product(x, w, shift), x, w), h.read_noise, 'read')
         if h.activation_noise or h.weight_noise or h.weight_noise_relative or h.read_noise: self.rng[1] += 1
         y = summer(z, _per_chip(self._gain(total, b)) if h.gain<math.inf or h.saturation=='knee' else 0., 0., h.gain, h.v_max, h.saturation)      # offsets are in z
-        return h.adc(y) if h.adc else y
+        return h.adc.adc(y) if h.adc else y
 
     def _learned_product(self, x, w, b):
         "The product with the tile (or with `w`, its weight on this chip) plus bias `b`; what the tile needs to learn is kept"

@@ -236,7 +236,7 @@ def _netlists(cfg, data, baseline):
     "Chip 0 as netlists: the network over all test inputs, in two dialects, and the first neuron that is alive"
     model = on_chip(cfg, data, baseline, 0)
     hardware = model[0].hardware
-    ckt = network_circuit(model, hardware.dac(data.x_test.double()) if hardware.dac else data.x_test, cfg.circuit.r_ref)
+    ckt = network_circuit(model, hardware.dac.dac(data.x_test.double()) if hardware.dac else data.x_test, cfg.circuit.r_ref)
     c = chip(model[0])['']
     k = int((c.weight.abs().sum(1)+c.bias.abs()).gt(0).double().argmax())          # the first neuron that is alive
     one = linear_circuit(c.weight[k:k+1], c.bias[k:k+1], data.x_test[0], offset=c.offset[k:k+1], hardware=hardware, r_ref=cfg.circuit.r_ref)

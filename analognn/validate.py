@@ -37,7 +37,7 @@ def metrics(y:torch.Tensor, # (n, n_out) outputs
 # %% ../nbs/41_validate.ipynb #ef30255d
 def _quiet(hardware):
     "The same hardware without converters and per-read noise"
-    return replace(hardware, dac=None, adc=None, read_noise=0., weight_noise=0., activation_noise=0.)
+    return replace(hardware, dac=None, adc=None, read_noise=0., weight_noise=0., weight_noise_relative=0., activation_noise=0.)
 
 def _circuit_only(model):
     "The model's circuit alone, in double precision, and the converters at its two ends"
@@ -46,7 +46,8 @@ def _circuit_only(model):
     if len(layers)<len(stages(model)): raise CircuitError("the model has plain Linear layers; the ladder wants AnalogLinear, which carry a chip")
     dac, adc = layers[0].hardware.dac, layers[-1].hardware.adc
     for l in layers: l.hardware = _quiet(l.hardware)
-    return inner, dac or nn.Identity(), adc or nn.Identity()
+    same = nn.Identity()
+    return inner, dac.dac if dac else same, adc.adc if adc else same
 
 # %% ../nbs/41_validate.ipynb #49e4f4ab
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ import pytest, torch
 from torch import nn
 from hypothesis import given, settings, strategies as st
 
+from analognn.converters import quantize
 from analognn.core import ConfigError, ShapeError, stream
 from analognn.memory import PCM, ReRAM
 from analognn.nn import MLP, AnalogLinear, chip, draw, drift, program, seed_, with_hardware
-from analognn.nonideal import Converter, Hardware, chip_weights, plain_chip_weights, quantize
+from analognn.nonideal import Converter, Hardware, chip_weights, plain_chip_weights
 
 hw = Hardware(dac=Converter(6, 2.), adc=Converter(6, 2.), mismatch=.02, offset=.003, write_noise=.01, weight_noise=.02, read_noise=.01, activation_noise=.01, gain=1e4, v_max=2.)
 make = lambda seed=0: seed_(draw(MLP([5, 4, 3], hardware=hw, generator=stream(seed, 'init')), generator=stream(seed, 'chip')), stream(seed, 'noise'))
