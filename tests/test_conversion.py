@@ -5,7 +5,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from analognn.conversion import convert, fit_converters
+from analognn.conversion import conversion_report, convert, fit_converters
 from analognn.core import ConfigError, ShapeError, stream
 from analognn.devices import ConstantStep
 from analognn.nn import AnalogConv1d, AnalogLinear, analog_layers, draw
@@ -79,7 +79,7 @@ def test_exclude_takes_what_is_inside():
 
 @pytest.mark.parametrize('call, words', [(lambda: convert(nn.ReLU()), 'nothing to convert'), (lambda: convert(convert(nn.Sequential(nn.Linear(2, 2)))), 'analog already'), (lambda: convert(nn.Sequential(nn.Linear(2, 2, device='meta'))), "'meta'"),
     (lambda: convert(nn.Conv1d(4, 4, 3, groups=2)), 'one group'), (lambda: convert(nn.Conv1d(4, 4, 3, padding='same')), 'zeros as padding'), (lambda: convert(nn.Sequential(nn.Linear(2, 2)), exclude=['1']), "exclude names '1'"),
-    (lambda: convert(nn.Sequential(nn.Linear(2, 2)), exclude='0'), 'allowed: a list'), (lambda: convert(nn.Linear(2, 2), exclude=['nonsense']), "exclude names 'nonsense'"), (lambda: fit_converters(nn.Linear(2, 2), lambda: None, 8), 'no analog layers'), (lambda: AnalogConv1d(2, 2, 0), 'kernel_size is 0'), (lambda: AnalogConv1d(2, 2, 3)(torch.zeros(1, 2, 2)), 'L at least 3'), (lambda: AnalogConv1d(2, 2, 3)(torch.zeros(1, 3, 5)), 'expected (B, 2, L)'),
+    (lambda: convert(nn.Sequential(nn.Linear(2, 2)), exclude='0'), 'allowed: a list'), (lambda: convert(nn.Linear(2, 2), exclude=['nonsense']), "exclude names 'nonsense'"), (lambda: fit_converters(nn.Linear(2, 2), lambda: None, 8), 'no analog layers'), (lambda: AnalogConv1d(2, 2, 0), 'kernel_size is 0'), (lambda: AnalogConv1d(2, 2, 3)(torch.zeros(1, 2, 2)), 'at least 3 places'), (lambda: AnalogConv1d(2, 2, 3)(torch.zeros(1, 3, 5)), 'expected (B, 2, ...)'),
     (lambda: fit_converters(convert(nn.Sequential(nn.Linear(2, 2))), lambda: None, 8), "did not use layer '0'"), (lambda: fit_converters(convert(nn.Linear(2, 2)), lambda: None, 8), 'did not use')])
 def test_bad_input(call, words):
     with pytest.raises((ConfigError, ShapeError)) as e: call()
@@ -89,3 +89,77 @@ def test_nothing_changes_when_a_layer_is_refused():
     model = nn.Sequential(nn.Linear(2, 2), nn.Conv1d(4, 4, 3, groups=2))
     with pytest.raises(ConfigError): convert(model)
     assert type(model[0]) is nn.Linear
+
+@given(dims=st.integers(2, 3), C=st.integers(1, 3), H=st.integers(1, 4), K=st.integers(1, 3), stride=st.integers(1, 2), padding=st.integers(0, 2), dilation=st.integers(1, 2), extra=st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_converted_convolutions_of_pictures_and_volumes(dims, C, H, K, stride, padding, dilation, extra):
+    conv = (nn.Conv2d if dims==2 else nn.Conv3d)(C, H, K, stride, padding, dilation).double()
+    x = torch.randn(2, C, *[(K-1)*dilation+1+extra+i for i in range(dims)], dtype=torch.float64)
+    torch.testing.assert_close(convert(deepcopy(conv))(x), conv(x))
+
+@pytest.mark.parametrize('kind', [nn.LSTM, nn.GRU, nn.RNN, lambda *a, **kw: nn.RNN(*a, nonlinearity='relu', **kw)], ids=['LSTM', 'GRU', 'tanh', 'relu'])
+@pytest.mark.parametrize('two_ways', [False, True])
+@pytest.mark.parametrize('bias', [False, True])
+def test_converted_recurrent_layers(kind, two_ways, bias):
+    "Outputs, states and gradients, from a given state, too"
+    plain, x = kind(3, 4, num_layers=2, bias=bias, bidirectional=two_ways).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    analog, h = convert(deepcopy(plain)), torch.randn(2*(1+two_ways), 2, 4, dtype=torch.float64)
+    for state in (None, (h, .5*h) if isinstance(plain, nn.LSTM) else h):
+        results = []
+        for m in (plain, analog):
+            y, after = m(x, state)
+            results.append((y, *(after if isinstance(after, tuple) else (after,))))
+        for a, b in zip(*results): torch.testing.assert_close(a, b)
+    results[1][0].sum().backward()
+    assert analog.hh[1].weight.grad.abs().sum()>0
+
+def test_the_fast_path_does_not_pass_by():
+    layer, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.randn(2, 5, 8)
+    exact = layer(x)
+    convert(layer, hardware=Hardware(mismatch=.2)); draw(layer, generator=stream(0))
+    with torch.no_grad(): assert (layer(x)-exact).abs().max()>1e-3
+
+def small(name):
+    "A model of Hugging Face's, from its configuration, with the arguments of a call"
+    transformers = pytest.importorskip('transformers')
+    tokens = torch.randint(1, 50, (2, 9), generator=stream(0))
+    config, model, call = dict(
+        gpt2=(transformers.GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2), 'GPT2LMHeadModel', dict(input_ids=tokens)),
+        bert=(transformers.BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=32), 'BertForSequenceClassification', dict(input_ids=tokens)),
+        llama=(transformers.LlamaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, max_position_embeddings=32), 'LlamaForCausalLM', dict(input_ids=tokens)),
+        t5=(transformers.T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0), 'T5ForConditionalGeneration', dict(input_ids=tokens, decoder_input_ids=tokens[:, :4])))[name]
+    torch.manual_seed(0)
+    return getattr(transformers, model)(config).eval(), call
+
+@pytest.mark.parametrize('name', ['gpt2', 'bert', 'llama', 't5'])
+def test_models_of_hugging_face(name, tmp_path):
+    "The same outputs; other ones on a chip; generation; saved and loaded by their own methods"
+    model, call = small(name)
+    with torch.no_grad(): exact = model(**call).logits
+    tied = model.get_output_embeddings() is not None and model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    convert(model)
+    with torch.no_grad(): torch.testing.assert_close(model(**call).logits, exact, atol=1e-5, rtol=1e-4)
+    if tied: assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if name!='bert':
+        said = model.generate(call['input_ids'], max_new_tokens=3, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(call['input_ids']))
+        plain, _ = small(name)
+        assert torch.equal(said, plain.generate(call['input_ids'], max_new_tokens=3, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(call['input_ids'])))
+    model.save_pretrained(tmp_path/'saved')
+    other = convert(small(name)[0])
+    with torch.no_grad():
+        for p in other.parameters(): p.zero_()
+    from safetensors.torch import load_file
+    state = load_file(tmp_path/'saved'/'model.safetensors')
+    missing = other.load_state_dict(state, strict=False).missing_keys
+    assert all('lm_head' in k or 'embed_tokens' in k for k in missing)                      # what is tied is written once
+    if hasattr(other, 'tie_weights'): other.tie_weights()
+    with torch.no_grad(): torch.testing.assert_close(other(**call).logits, exact, atol=1e-5, rtol=1e-4)
+    on_chip, _ = small(name)
+    draw(convert(on_chip, hardware=Hardware(mismatch=.1)), generator=stream(0))
+    with torch.no_grad(): assert (on_chip(**call).logits-exact).abs().max()>1e-3
+
+def test_the_report_counts_everything_once():
+    model = convert(nn.Sequential(nn.Embedding(9, 4), nn.Conv1d(4, 3, 2), nn.BatchNorm1d(3), nn.LSTM(3, 2)))
+    rows = conversion_report(model)
+    assert sum(r['weights'] for r in rows)==sum(p.numel() for p in model.parameters())
+    assert [r['layer'] for r in rows if r['analog']]==['1.linear', '3.ih.0', '3.hh.0']
