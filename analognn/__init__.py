@@ -17,6 +17,7 @@ _names = {module: names.split() for module, names in dict(
     nonideal = 'Drift Hardware IOParameters',
     nn = 'MLP AnalogConv1d AnalogConv2d AnalogConv3d AnalogLinear AnalogRNN as_designed chip draw drift program seed_ with_hardware',
     optim = 'AnalogSGD fit',
+    attention = 'AnalogLM',
     conversion = 'convert fit_converters',
     circuit = 'Circuit Solution',
     mapping = 'fit_to_rails linear_circuit network_circuit',

@@ -56,23 +56,36 @@ def convert(model:nn.Module, # Changed in place; a layer by itself is replaced
             exclude=() # Names of modules that stay as they are, with all that is inside
            )->nn.Module: # The model
     "Replace linear, convolutional and recurrent layers by analog ones with the same weights"
-    if _converter(model) and not exclude: return _with_same_state(model, hardware, resistive)
+    if _converter(model) and not exclude: return _twins([model], hardware, resistive)[0]
     names = dict(model.named_modules(remove_duplicate=False))
     unknown = [e for e in ([exclude] if isinstance(exclude, str) else exclude) if not e or e not in names or isinstance(exclude, str)]
     if unknown: raise ConfigError(f"exclude names {unknown[0]!r}; allowed: a list of modules of the model, such as {', '.join(list(names)[1:6])}")
     found = {name: m for name, m in names.items() if _converter(m) and not any(name==e or name.startswith(e+'.') for e in exclude)}
     if not found: raise ConfigError('the model has nothing to convert'+(': its layers are analog already' if analog_layers(model) else '; allowed: models with linear, convolutional or recurrent layers'))
-    new = {id(m): _with_same_state(m, hardware, resistive) for m in {id(m): m for m in found.values()}.values()}
+    layers = list({id(m): m for m in found.values()}.values())
+    _check_ties(layers, resistive)
+    new = dict(zip(map(id, layers), _twins(layers, hardware, resistive)))
     for name, m in found.items(): model.set_submodule(name, new[id(m)])
     for m in model.modules():
         if isinstance(m, nn.TransformerEncoderLayer): m.activation_relu_or_gelu = 0     # PyTorch's fast path would take the weights and pass by the layers
+        if isinstance(m, nn.TransformerEncoder): m.enable_nested_tensor = m.use_nested_tensor = False
     return model
 
-def _with_same_state(layer, hardware, resistive):
-    "The analog twin of a layer, without drawing from PyTorch's global state"
-    if any(p.is_meta for p in layer.parameters()): raise ConfigError(f"{layer} has its weights on 'meta'; allowed: weights that exist")
-    with torch.random.fork_rng(devices=[]): new = _converter(layer)(layer, hardware=hardware, resistive=resistive).train(layer.training)
-    if resistive is not None and not next(layer.parameters()).requires_grad: new.requires_grad_(False)          # frozen it was, frozen it stays
+def _check_ties(layers, resistive):
+    "Complain about tied weights that would come apart"
+    seen = {}
+    for m in layers:
+        for p in m.parameters():
+            other = seen.setdefault(id(p), m)
+            if other is not m and (resistive is not None or type(m) is not nn.Linear or type(other) is not nn.Linear): raise ConfigError(f"{other} and {m} share a parameter; allowed: ties of ordinary linear layers; name one in exclude")
+
+def _twins(layers, hardware, resistive):
+    "The analog twins of layers; keys of their noise are drawn, but PyTorch's global state is left as it was"
+    for layer in layers:
+        if any(p.is_meta for p in layer.parameters()): raise ConfigError(f"{layer} has its weights on 'meta'; allowed: weights that exist")
+    with torch.random.fork_rng(devices=[]): new = [_converter(l)(l, hardware=hardware, resistive=resistive).train(l.training) for l in layers]
+    for old, twin in zip(layers, new):
+        if resistive is not None and not next(old.parameters()).requires_grad: twin.requires_grad_(False)          # frozen it was, frozen it stays
     return new
 
 # %% ../nbs/24_conversion.ipynb #07de9e5a

@@ -17,7 +17,7 @@ from .core import ConfigError
 # %% ../nbs/15_converters.ipynb #5f25c8d7
 def is_traced(*tensors)->bool:
     "Does somebody trace, or map over, what happens to these tensors? Then nothing may depend on their values"
-    return torch.compiler.is_compiling() or any(t is not None and torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or any(t is not None and torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
 
 def quantize(x:torch.Tensor, # Any shape, volts
              bits:int, # 1 to 32; signed needs 2
@@ -65,8 +65,8 @@ class Converter:
     def __call__(self, x:torch.Tensor # Volts
                 )->torch.Tensor:
         "`quantize` with these settings"
-        if not self.dynamic: return quantize(x, self.bits, self.v_range, self.signed)
-        reach = (x.detach().abs() if self.signed else x.detach()).amax().clamp(1e-12, self.v_range)
+        if not self.dynamic or not x.numel(): return quantize(x, self.bits, min(self.v_range, 1e30), self.signed)
+        reach = (x.detach().abs() if self.signed else x.detach()).amax().clamp(torch.finfo(x.dtype).smallest_normal, self.v_range)
         return quantize(x/reach, self.bits, 1., self.signed)*reach
 
     adc = dac = __call__    # it does the same in both directions
@@ -105,7 +105,7 @@ class CodeTable:
         "Codes of an ADC for input voltages"
         x = x.detach()
         if self.noise and generator is not None: x = x+self.noise*torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        return torch.searchsorted(self.transitions(x.dtype), x.contiguous())
+        return torch.searchsorted(self.transitions(x.dtype).to(x.device), x.contiguous())
 
     def adc(self, x:Tensor, generator=None)->Tensor:
         "What an ADC takes input voltages for; straight-through inside the range"
@@ -114,7 +114,7 @@ class CodeTable:
     def dac(self, x:Tensor, generator=None)->Tensor:
         "What a DAC puts out for the numbers x; straight-through inside the range"
         def f(v):
-            y = self.levels(x.dtype)[((v-self.low)/self.lsb).round().long()]
+            y = self.levels(x.dtype).to(x.device)[((v-self.low)/self.lsb).round().long()]
             return y+self.noise*torch.randn(y.shape, generator=generator, dtype=y.dtype) if self.noise and generator is not None else y
         return through(x.clamp(self.low, self.high), f)
 

@@ -33,6 +33,7 @@ class PCM:
     def __post_init__(self):
         for k in ('g_max', 't_0', 't_read'):
             if not 0<getattr(self, k)<math.inf: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a positive number")
+        if self.t_0<self.t_read: raise ConfigError(f"t_0 is {self.t_0!r} and t_read {self.t_read!r}; allowed: the first read no earlier than it takes")
         for k in ('prog_noise_scale', 'drift_scale', 'read_noise_scale'):
             if not 0<=getattr(self, k)<math.inf: raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: 0 or more")
 
@@ -233,7 +234,7 @@ def to_conductances(w:Tensor, # Weights
                     w_max=None # What weight the largest conductance stands for, a number or something that broadcasts; None: the largest there is
                    )->tuple: # Conductances (devices, ...), siemens, and w_max
     "Weights as conductances of their cells"
-    w_max = w.abs().max().clamp(min=1e-12) if w_max is None else torch.as_tensor(w_max, dtype=w.dtype)
+    w_max = (w.abs().max() if w.numel() else w.new_zeros(())).clamp(min=1e-12) if w_max is None else torch.as_tensor(w_max, dtype=w.dtype)
     if (w.abs()>w_max*(1+1e-6)).any(): raise ConfigError(f"weights reach {w.abs().max().item():.4g}; allowed: up to w_max")
     return cell.parts((w/w_max).clamp(-1, 1)).mul_(g_max), w_max
 

@@ -140,7 +140,7 @@ def _noisy(layer, x, std, purpose): return x+std*_normal(layer, x, purpose) if s
 def _with_weight_noise(layer, z, x, w):
     "A sum whose weights are noisy at every read: that its noise has the length of x, or of x and w, is exact"
     h = layer.hardware
-    if h.weight_noise and h.weight_noise_relative: std = (h.weight_noise**2*x.square().sum(-1, keepdim=True)+h.weight_noise_relative**2*_squares(x, w)).sqrt()
+    if h.weight_noise and h.weight_noise_relative: std = (h.weight_noise**2*x.square().sum(-1, keepdim=True)+h.weight_noise_relative**2*_squares(x, w)).clamp(min=1e-30).sqrt()     # the root has no slope at 0
     elif h.weight_noise: std = h.weight_noise*x.norm(dim=-1, keepdim=True)
     elif h.weight_noise_relative: std = h.weight_noise_relative*_squares(x, w).sqrt()
     else: return z
@@ -156,7 +156,7 @@ def _per_chip(v):
 
 def _product(x, w, b):
     "x w^T + b, for one chip's weights or for those of many"
-    if w.ndim==2: return nn.functional.linear(x, w, b)
+    if w.ndim==2 and (b is None or b.ndim==1): return nn.functional.linear(x, w, b)
     return x@w.mT if b is None else x@w.mT+_per_chip(b)
 
 def _check_input(layer, x):
@@ -220,20 +220,24 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         "Weights or biases of this chip, and the sums of the absolute values of each row"
         w, error, delta, drift = getattr(self, name), getattr(self, f'{name}_error'), getattr(self, f'{name}_delta'), self.hardware.drift
         factor = drift.factor if drift else 1.
-        if is_traced(w, error, delta): return plain_chip_weights(w, error, factor/(1+delta))
+        if is_traced(w, error, delta) or error.requires_grad or delta.requires_grad: return plain_chip_weights(w, error, factor/(1+delta))
         scale = self._once(f'{name} scale', (delta,), lambda: factor/(1+delta) if factor!=1. or delta.any() else None, factor)
         error = self._once(f'{name} error', (error,), lambda: error if error.any() else None)
         return chip_weights(w, error, scale)
 
     def _once(self, what, tensors, make, *more):
         "`make()`, but not again while the tensors are the same and unchanged"
-        if any(t is not None and t.is_inference() for t in tensors): return make()
+        if torch.is_inference_mode_enabled() or any(t is not None and t.is_inference() for t in tensors): return make()
         state = more+tuple(t if t is None else t._version for t in tensors)
         held = self._held.get(what)
         if held and held[1]==state and all(a is b for a, b in zip(held[0], tensors)): return held[2]
         made = make()
         self._held[what] = tensors, state, made
         return made
+
+    def _load_from_state_dict(self, *args):
+        self.written = None              # a state has what the memory gave, not the devices
+        super()._load_from_state_dict(*args)
 
     def __getstate__(self): return {**self.__dict__, '_held': {}}
 
@@ -247,7 +251,9 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         def make():
             (w, total), b = self._on_chip('weight'), self.effective('bias')
             return w, total, b, self._shift(total, b)
-        if torch.is_grad_enabled() or hasattr(self, 'tile') or is_traced(self.weight, self.weight_delta, self.offset): return make()
+        if torch.is_grad_enabled() or hasattr(self, 'tile') or is_traced(self.weight, self.weight_delta, self.offset):
+            self._held.pop('circuit', None)         # what comes now may change the weights in ways that PyTorch does not count, as fused optimizers do
+            return make()
         return self._once('circuit', (self.weight, self.bias, *self._chip_buffers()), make, self.hardware)
 
     def _chip_buffers(self): return self.weight_delta, self.weight_error, self.offset, self.bias_delta, self.bias_error
@@ -265,8 +271,7 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
                )->torch.Tensor: # (..., n_out) volts
         "Output of the circuit"
         _check_input(self, x)
-        if hasattr(self, 'tile') and self.hardware==Hardware(): return self._learned_product(x, None, self.bias)
-        if self._untouched(): return nn.functional.linear(x, self.weight, self.bias)
+        if self._untouched(): return self._learned_product(x, None, self.bias) if hasattr(self, 'tile') else nn.functional.linear(x, self.weight, self.bias)
         h, (w, total, b, shift) = self.hardware, self._circuit()
         x = _noisy(self, h.dac.dac(x) if h.dac else x, h.activation_noise, 'activation')
         product = self._learned_product if hasattr(self, 'tile') else _product
@@ -305,6 +310,7 @@ class AnalogConv(nn.Module):
 
     def patches(self, x)->torch.Tensor: # (B, places..., n_in taps)
         "What lies around each place"
+        if self.linear.weight_delta.ndim>2: raise ConfigError('the buffers hold many chips; allowed: one, or many through torch.vmap')
         x = nn.functional.pad(x, [p for p in reversed(self.padding) for _ in range(2)])
         for i, (k, s, d) in enumerate(zip(self.kernel_size, self.stride, self.dilation)): x = x.unfold(2+i, (k-1)*d+1, s)[..., ::d]
         return x.movedim(1, 1+self.dims).flatten(1+self.dims)
@@ -421,18 +427,19 @@ def drift(model:nn.Module, # With analog layers that were programmed into memory
 def _write_memory(layer, generator):
     "Write a layer's weights into its memory, and read what a compensation refers to"
     h = layer.hardware
-    g, w_max = to_conductances(layer.weight.detach(), h.cell, h.memory.g_max)
-    layer.written = write(h.memory, g, generator=generator), w_max, None
-    layer.written = *layer.written[:2], _read_memory(layer, 0., generator)
+    w = layer.weight.detach()
+    g, w_max = to_conductances(w.float() if w.dtype in (torch.bfloat16, torch.float16) else w, h.cell, h.memory.g_max)
+    layer.written = write(h.memory, g, generator=generator), h.cell, w_max, None
+    layer.written = *layer.written[:3], _read_memory(layer, 0., generator)
 
 def _read_memory(layer, t, generator):
-    "Put what the memory gives at time t in the place of the weights; its mean size, by output or altogether"
-    h, (written, w_max, before) = layer.hardware, layer.written
-    w = to_weights(read(written, t, generator=generator), h.cell, h.memory.g_max, w_max)
-    size = w.abs().mean(1, keepdim=True) if h.compensation=='column' else w.abs().mean()
-    if before is not None and h.compensation!='none': w = w*(before/size.clamp(min=1e-12))
-    layer.weight_error.copy_(w-layer.weight)
-    return size
+    "Put what the memory gives at time t in the place of the weights; its mean size, by output"
+    kind, (written, cell, w_max, before) = layer.hardware.compensation, layer.written
+    w = to_weights(read(written, t, generator=generator), cell, written.memory.g_max, w_max)
+    now = w.abs().mean(1, keepdim=True)
+    if before is not None and kind!='none': w = w*(before/now.clamp(min=1e-12) if kind=='column' else before.mean()/now.mean().clamp(min=1e-12))
+    layer.weight_error.copy_(w.to(layer.weight)-layer.weight)
+    return now
 
 @torch.no_grad()
 def draw(model:nn.Module, # With analog layers

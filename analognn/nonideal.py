@@ -150,6 +150,7 @@ class Hardware:
             if not isinstance(getattr(self, k), (*kinds, type(None))): raise ConfigError(f"{k} is {getattr(self, k)!r:.80}; allowed: a {' or '.join(c.__name__ for c in kinds)}, or None")
             if getattr(getattr(self, k), 'noise', 0.) and k in ('dac', 'adc'): raise ConfigError(f"{k} is a table with noise; allowed: one without, and activation_noise or read_noise")
         pick(dict(hard=1, knee=1), self.saturation, 'saturation'); pick(dict(none=1, column=1) | {'global': 1}, self.compensation, 'compensation')
+        if self.compensation!='none' and isinstance(self.cell, SingleCell): raise ConfigError(f"compensation is {self.compensation!r} and cell a SingleCell; allowed: cells of pairs, whose mean size tells of drift")
         if self.memory and (self.write_noise or self.drift): raise ConfigError('memory is given along with write_noise or drift; allowed: one of both ways to describe what is written')
 
     def __repr__(self):
@@ -233,6 +234,7 @@ class _ChipWeights(torch.autograd.Function):
 
 # %% ../nbs/20_nonideal.ipynb #90cd8463
 def _counted(rng, n, purpose):
+    if rng.ndim!=1: raise ConfigError(f"rng is {tuple(rng.shape)}; allowed: (2,), or many through torch.vmap")
     key, count = rng.tolist()
     if njit is None: return torch.randn(n, generator=stream(key, 'noise', count, purpose))
     return torch.from_numpy(normal_numbers(n, key, count, purpose, torch.get_num_threads() if n>100_000 else 1))

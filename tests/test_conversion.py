@@ -163,3 +163,24 @@ def test_the_report_counts_everything_once():
     rows = conversion_report(model)
     assert sum(r['weights'] for r in rows)==sum(p.numel() for p in model.parameters())
     assert [r['layer'] for r in rows if r['analog']]==['1.linear', '3.ih.0', '3.hh.0']
+
+def test_layers_of_one_shape_have_their_own_noise_and_devices():
+    model = convert(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), hardware=Hardware(read_noise=.1))
+    assert model[0].rng[0]!=model[2].rng[0]
+    resistive = convert(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), resistive=ConstantStep(dw_min=.01))
+    assert resistive[0].tile.rng[0]!=resistive[1].tile.rng[0]
+
+def test_ties_that_would_come_apart_are_refused():
+    a, b = nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 3)
+    b.weight = a.weight
+    with pytest.raises(ConfigError, match='share a parameter'): convert(nn.Sequential(a, b))
+    c, d = nn.Linear(2, 2), nn.Linear(2, 2)
+    d.weight = c.weight
+    with pytest.raises(ConfigError, match='share a parameter'): convert(nn.Sequential(c, d), resistive=ConstantStep())
+
+def test_encoders_with_padding_still_work():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    x, mask = torch.randn(2, 5, 8), torch.tensor([[False]*5, [False]*3+[True]*2])
+    exact = model(x, src_key_padding_mask=mask)
+    convert(model)
+    with torch.no_grad(): torch.testing.assert_close(model(x, src_key_padding_mask=mask)[1, :3], exact[1, :3], atol=1e-5, rtol=1e-4)

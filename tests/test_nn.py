@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 
 from analognn.converters import quantize
 from analognn.core import ConfigError, ShapeError, stream
-from analognn.memory import PCM, ReRAM
+from analognn.devices import ConstantStep
+from analognn.memory import PCM, ReRAM, SingleCell
 from analognn.nn import MLP, AnalogLinear, chip, draw, drift, program, seed_, with_hardware
 from analognn.nonideal import Converter, Hardware, chip_weights, plain_chip_weights
 
@@ -138,3 +139,59 @@ def test_bad_hardware(kw, words):
     assert words in str(e.value)
 
 def test_hardware_shows_what_it_has(): assert repr(Hardware(mismatch=.1))=='Hardware(mismatch=0.1)' and repr(Hardware())=='Hardware()'
+
+def test_fused_optimizers_are_seen():
+    "They change weights without counting"
+    layer, x = draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1)), generator=stream(0)), torch.ones(2, 4)
+    opt = torch.optim.SGD(layer.parameters(), lr=1., fused=True)
+    with torch.no_grad(): before = layer(x)
+    layer(x).sum().backward(); opt.step()
+    with torch.no_grad(): assert not torch.allclose(layer(x), before)
+
+def test_inference_first_training_after():
+    layer, x = draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1, offset=.01)), generator=stream(0)), torch.ones(2, 4)
+    with torch.inference_mode(): y = layer(x)
+    z = layer(x)
+    z.sum().backward()
+    assert torch.equal(y, z) and layer.weight.grad is not None
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('name', ['weight_delta', 'weight_error', 'bias_delta', 'offset'])
+def test_gradients_of_the_chip(name, dtype):
+    layer, x = draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1, offset=.01, write_noise=.01)), generator=stream(0)).to(dtype), torch.ones(2, 4, dtype=dtype)
+    value = getattr(layer, name).clone().requires_grad_()
+    for _ in range(2):
+        g, = torch.autograd.grad(torch.func.functional_call(layer, {name: value}, x).square().sum(), value)
+        assert g.abs().sum()>0
+
+def test_chips_that_differ_in_offsets_alone():
+    layer, x = AnalogLinear(4, 3, hardware=Hardware(offset=.1)), torch.ones(5, 4)
+    states = [{k: v.clone() for k, v in draw(layer, generator=stream(k)).named_buffers()} for k in range(5)]
+    together = torch.func.functional_call(layer, {k: torch.stack([s[k] for s in states]) for k in states[0] if k!='rng'}, x)
+    torch.testing.assert_close(together, torch.stack([torch.func.functional_call(layer, s, x) for s in states]))
+
+def test_functorch_over_inputs():
+    layer, x = draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1, dac=Converter(8, 4.))), generator=stream(0)), torch.randn(5, 4, generator=stream(1))
+    torch.testing.assert_close(torch.vmap(layer)(x), layer(x))
+    assert torch.func.jacrev(layer)(x[0]).shape==(3, 4) and torch.equal(layer(x), layer(x))
+
+def test_noise_at_nothing_has_a_gradient():
+    layer, x = AnalogLinear(4, 3, hardware=Hardware(weight_noise=.1, weight_noise_relative=.1)), torch.zeros(2, 4, requires_grad=True)
+    layer(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+def test_memory_belongs_to_what_was_written():
+    make = lambda **kw: program(nn.Sequential(AnalogLinear(60, 30, hardware=Hardware(memory=PCM(), **kw))), generator=stream(0))
+    gap = lambda m: ((m[0].effective('weight')-m[0].weight).norm()/m[0].weight.norm()).item()
+    model = make(compensation='global')
+    switched = with_hardware(model, Hardware(memory=PCM(g_max=50e-6), compensation='column'))
+    assert abs(gap(drift(switched, 3e7, generator=stream(1)))-gap(drift(model, 3e7, generator=stream(1))))<.05
+    model.load_state_dict(make().state_dict())
+    with pytest.raises(ConfigError, match='never programmed'): drift(model, 1., generator=stream(0))
+    with pytest.raises(ConfigError, match='cells of pairs'): Hardware(memory=PCM(), cell=SingleCell(), compensation='global')
+    half = program(nn.Sequential(AnalogLinear(6, 3, hardware=Hardware(memory=PCM()))).bfloat16(), generator=stream(0))
+    assert torch.isfinite(drift(half, 1., generator=stream(0))[0].effective('weight')).all()
+
+def test_a_resistive_layer_keeps_its_chip_without_hardware():
+    layer, x = draw(AnalogLinear(4, 3, resistive=ConstantStep(), hardware=Hardware(mismatch=.2)), generator=stream(0)), torch.ones(2, 4)
+    torch.testing.assert_close(with_hardware(nn.Sequential(layer), None)(x), layer(x))
