@@ -6,8 +6,6 @@
 __all__ = ['AnalogAttention', 'AnalogBlock', 'AnalogLM']
 
 # %% ../nbs/23_attention.ipynb #27560b56
-import math
-
 import torch
 from torch import Tensor, nn
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor
 
-from .core import ConfigError, ShapeError, stream
+from .core import ConfigError, ShapeError
 
 try: from analognn.randomness import F, choose, exp2, jit, log2, normal_numbers, over_rows, scalar
 except ImportError: jit = None            # numba is missing: PyTorch does it
