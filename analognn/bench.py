@@ -9,7 +9,7 @@ __all__ = ['Race', 'format_seconds', 'race_table', 'race', 'peak_memory', 'kept_
 # %% ../nbs/03_bench.ipynb #f04617ca
 import importlib, importlib.util, os, re, sys
 from configparser import ConfigParser, Error as IniError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from time import perf_counter
 import numpy as np, torch
 
 # %% ../nbs/03_bench.ipynb #7945b4be
-from .core import AnalogError, ConfigError, environment, pick, plain, read_json, stream, write_json
+from .core import AnalogError, ConfigError, EngineMissing, environment, pick, plain, read_json, stream, write_json
 from .stats import bootstrap_interval
 
 # %% ../nbs/03_bench.ipynb #17eb7999
@@ -196,9 +196,10 @@ def package_folder()->Path:
 
 def import_declaring(decorator:str # Such as 'bench'
                     ):
-    "Import the modules of this package whose source uses a decorator"
+    "Import the modules of this package whose source uses a decorator, but for those that need an engine which is not installed"
     for file in sorted(package_folder().glob('[a-z]*.py')):
-        if re.search(rf'^@{decorator}\(', file.read_text(), re.M): importlib.import_module(f'analognn.{file.stem}')
+        if not re.search(rf'^@{decorator}\(', file.read_text(), re.M): continue
+        with suppress(EngineMissing): importlib.import_module(f'analognn.{file.stem}')
 
 def bench_names()->list:
     "Names of all benches of the package"

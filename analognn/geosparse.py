@@ -188,6 +188,7 @@ def _checked_index(index, n_in, n_out):
 
 def _follow_index(layer, _): layer._sort_edges()
 
+@torch.compiler.assume_constant_result
 def _has_triton(dtype):
     "Are there kernels for a GPU?"
     if dtype==torch.float64 or find_spec('triton') is None: return False

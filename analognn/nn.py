@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Tile', 'AnalogLinear', 'AnalogConv', 'AnalogConv1d', 'AnalogConv2d', 'AnalogConv3d', 'AnalogRNN', 'analog_layers',
-           'program', 'drift', 'draw', 'seed_', 'LayerChip', 'chip', 'MLP', 'with_hardware', 'as_designed',
-           'bench_layers']
+           'program', 'drift', 'draw', 'seed_', 'LayerChip', 'chip', 'AnalogEmbedding', 'AnalogLinearMapped', 'MLP',
+           'with_hardware', 'clip_weights', 'as_designed', 'bench_layers_gpu', 'bench_layers']
 
 # %% ../nbs/21_nn.ipynb #259133b7
 import copy, math, warnings
+from operator import is_
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .bench import bench, race
 from .compounds import as_rule
+from .conditions import with_faults, wired
 from .core import ConfigError, ShapeError, pick, stream
 from .memory import PCM, read, to_conductances, to_weights, write
 from .nonideal import Converter, Hardware, IOParameters, analog_product, chip_weights, counted_normal, draw_mismatch, gaussian, is_traced, plain_chip_weights, summer
@@ -129,26 +131,32 @@ class _Learning(torch.autograd.Function):
         return grad, torch.full_like(tile.handle, _unit), None, None
 
 # %% ../nbs/21_nn.ipynb #ae67e3be
-_purposes = dict(activation=1, weight=2, read=3)
+def _nothing(like): return torch.zeros((), dtype=like.dtype, device=like.device).expand(like.shape)       # zeros that take no room: many layers never see a chip
 
-def _normal(layer, x, purpose):
+def _is_nothing(t): return any(n>1 and not step for n, step in zip(t.shape, t.stride()))
+
+def _can_be_nothing(name): return name.startswith(('weight_', 'bias_'))
+
+_purposes = dict(activation=1, read=3, modifier=4)
+
+def _normal(layer, x, purpose, more=0):
     "Fresh noise like `x`, named by the layer's key, its counter and what is disturbed"
-    return counted_normal(layer.rng, x.shape, _purposes[purpose]).to(x)
+    return counted_normal(layer.rng, x.shape, _purposes[purpose]+more).to(x)
 
 def _noisy(layer, x, std, purpose): return x+std*_normal(layer, x, purpose) if std else x
 
-def _with_weight_noise(layer, z, x, w):
-    "A sum whose weights are noisy at every read: that its noise has the length of x, or of x and w, is exact"
+def _read_noise(layer, z, x, w, gain):
+    "Standard deviation of a sum: what is read with noise, and what comes of weights that are noisy at every read (that it has the length of x, or of x and w, is exact). Independent parts add up as squares"
     h = layer.hardware
-    if h.weight_noise and h.weight_noise_relative: std = (h.weight_noise**2*x.square().sum(-1, keepdim=True)+h.weight_noise_relative**2*_squares(x, w)).clamp(min=1e-30).sqrt()     # the root has no slope at 0
-    elif h.weight_noise: std = h.weight_noise*x.norm(dim=-1, keepdim=True)
-    elif h.weight_noise_relative: std = h.weight_noise_relative*_squares(x, w).sqrt()
-    else: return z
-    return torch.addcmul(z, std.expand_as(z), _normal(layer, z, 'weight'))
-
-def _squares(x, w):
-    "Sum of x^2 w^2, without gradient"
-    with torch.no_grad(): return x.square()@w.square().mT
+    if not (h.weight_noise or h.weight_noise_relative or h.read_noise_relative or h.circuit_noise): return h.read_noise
+    if not (h.read_noise or h.weight_noise_relative or h.read_noise_relative or h.circuit_noise): return h.weight_noise*x.norm(dim=-1, keepdim=True)
+    parts = [h.read_noise**2] if h.read_noise else []
+    if h.weight_noise: parts.append(h.weight_noise**2*x.square().sum(-1, keepdim=True))
+    with torch.no_grad():
+        if h.weight_noise_relative: parts.append(h.weight_noise_relative**2*(x.square()@w.square().mT))
+        if h.read_noise_relative: parts.append((h.read_noise_relative*z)**2)
+        if h.circuit_noise: parts.append(h.circuit_noise.variance(_per_chip(gain()), x.abs()@w.abs().mT if h.circuit_noise.fano else 0., h.temperature.kelvin))
+    return sum(parts).clamp(min=1e-30).sqrt()       # the root has no slope at 0
 
 def _per_chip(v):
     "A value for each output (n_out,), or for each chip and output (chips, n_out), against outputs (..., samples, n_out)"
@@ -181,11 +189,12 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         if resistive is None and (forward_io or backward_io): raise ConfigError("forward_io or backward_io is given without resistive; allowed: only for layers that learn by pulses (others take hardware)")
         if hardware not in (None, Hardware()) and (forward_io or backward_io): raise ConfigError('hardware is given along with forward_io or backward_io; allowed: one of both ways to describe the product')
         super().__init__(n_in, n_out, bias, device=device, dtype=dtype)
-        self.hardware, self.written, self._held = hardware or Hardware(), None, {}
+        self.written, self._held = None, {}
         for name, like in (('weight', self.weight), ('bias', self.bias)):
-            for what in ('delta', 'error'): self.register_buffer(f'{name}_{what}', None if like is None else torch.zeros_like(like.detach()))
+            for what in ('delta', 'error', 'fault'): self.register_buffer(f'{name}_{what}', None if like is None else _nothing(like))
         self.register_buffer('offset', torch.zeros(n_out, device=device, dtype=dtype))
         self.register_buffer('rng', torch.tensor([int(torch.randint(2**62, ())), 0]))     # as the weights, from PyTorch's global state
+        self.hardware = hardware or Hardware()
         if resistive is not None: self._make_tile(resistive, forward_io, backward_io)
 
     def _make_tile(self, resistive, forward_io, backward_io):
@@ -201,9 +210,17 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         return super().__getattr__(name)
 
     def __setattr__(self, name, value):
-        "Assigning the weight of a resistive layer writes it to the tile"
+        "Assigning the weight of a resistive layer writes it to the tile; hardware may bring ranges to learn"
         if name=='weight' and 'tile' in self.__dict__.get('_modules', {}): self.tile.write(value.detach())
         else: super().__setattr__(name, value)
+        if name=='hardware': self._learn_ranges()
+
+    def _learn_ranges(self):
+        "A parameter for each converter that learns its range, and none for others"
+        for side in ('dac', 'adc'):
+            converter, name = getattr(self.hardware, side), f'{side}_range'
+            if not getattr(converter, 'learned', False): self._parameters.pop(name, None)
+            elif name not in self._parameters: self.register_parameter(name, nn.Parameter(torch.tensor(float(converter.v_range), device=self.rng.device)))
 
     def reset_parameters(self):
         "PyTorch's initial distribution, for weight and bias"
@@ -212,56 +229,69 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         if 'tile' in self._modules: self.weight = nn.init.kaiming_uniform_(w, a=5**.5)
 
     def effective(self, name:str # 'weight' or 'bias'
-                 )->torch.Tensor|None: # As the chip has it: written, drifted, mismatched
+                 )->torch.Tensor|None: # As the chip has it: written, stuck, drifted, mismatched, behind its wires
         "Weights or biases of this chip; differentiable"
-        return None if getattr(self, name) is None else self._on_chip(name)[0]
+        w = getattr(self, name)
+        return None if w is None else self._on_chip(name, w, sums=True)[0]
 
-    def _on_chip(self, name):
-        "Weights or biases of this chip, and the sums of the absolute values of each row"
-        w, error, delta, drift = getattr(self, name), getattr(self, f'{name}_error'), getattr(self, f'{name}_delta'), self.hardware.drift
-        factor = drift.factor if drift else 1.
-        if is_traced(w, error, delta) or error.requires_grad or delta.requires_grad: return plain_chip_weights(w, error, factor/(1+delta))
-        scale = self._once(f'{name} scale', (delta,), lambda: factor/(1+delta) if factor!=1. or delta.any() else None, factor)
-        error = self._once(f'{name} error', (error,), lambda: error if error.any() else None)
-        return chip_weights(w, error, scale)
+    def _on_chip(self, name, w, sums):
+        "What the chip makes of weights or biases, and the sums of the absolute values of each row, if they are asked for"
+        h, (delta, error, fault) = self.hardware, (getattr(self, f'{name}_{what}') for what in ('delta', 'error', 'fault'))
+        free = is_traced(w, error, delta, fault) or error.requires_grad or delta.requires_grad      # then nothing may depend on values
+        if free or self._once(f'{name} fault', (fault,), lambda: bool(fault.any())): w, error = with_faults(w+error, fault), None
+        if free: scale = h.factor/(1+delta)
+        else:
+            scale = self._once(f'{name} scale', (delta,), lambda: h.factor/(1+delta) if h.factor!=1. or delta.any() else None, h.factor)
+            error = error if error is None else self._once(f'{name} error', (error,), lambda: error if error.any() else None)
+        if name=='bias' or not h.wire_ratio: return plain_chip_weights(w, error, scale) if free else chip_weights(w, error, scale, sums)
+        return plain_chip_weights(wired(plain_chip_weights(w, error, scale)[0], h.wire_ratio), None, None)
 
     def _once(self, what, tensors, make, *more):
         "`make()`, but not again while the tensors are the same and unchanged"
         if torch.is_inference_mode_enabled() or any(t is not None and t.is_inference() for t in tensors): return make()
         state = more+tuple(t if t is None else t._version for t in tensors)
         held = self._held.get(what)
-        if held and held[1]==state and all(a is b for a, b in zip(held[0], tensors)): return held[2]
+        if held and held[1]==state and all(map(is_, held[0], tensors)): return held[2]
         made = make()
         self._held[what] = tensors, state, made
         return made
 
-    def _load_from_state_dict(self, *args):
+    def _load_from_state_dict(self, state_dict, prefix, *args):
         self.written = None              # a state has what the memory gave, not the devices
-        super()._load_from_state_dict(*args)
+        found = [name for name, t in self._buffers.items() if t is not None and prefix+name in state_dict]
+        for name in found: self._buffers[name] = self._buffers[name].contiguous()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for name in found:
+            if _can_be_nothing(name) and not self._buffers[name].any(): self._buffers[name] = _nothing(self._buffers[name])
+
+    def _apply(self, *args, **kwargs):
+        empty = [name for name, t in self._buffers.items() if t is not None and _is_nothing(t)]
+        super()._apply(*args, **kwargs)
+        for name in empty: self._buffers[name] = _nothing(self._buffers[name])
+        return self
 
     def __getstate__(self): return {**self.__dict__, '_held': {}}
 
     def _untouched(self):
         "Does the circuit do nothing at all?"
+        if not self.hardware.is_off: return False
         chip = self._chip_buffers()
-        return not is_traced(*chip) and self._once('untouched', chip, lambda: self.hardware==Hardware() and not any(t is not None and t.any() for t in chip), self.hardware)
+        return not is_traced(*chip) and self._once('untouched', chip, lambda: not any(t is not None and t.any() for t in chip))
 
     def _circuit(self):
-        "Weights, sums of their absolute values, biases, and what offsets and biases add to the sums"
+        "Weights, sums of their absolute values where they count, biases, and what offsets and biases add to the sums"
+        h, modified = self.hardware, self.training and self.hardware.modifier
         def make():
-            (w, total), b = self._on_chip('weight'), self.effective('bias')
-            return w, total, b, self._shift(total, b)
-        if torch.is_grad_enabled() or hasattr(self, 'tile') or is_traced(self.weight, self.weight_delta, self.offset):
+            w, shifted = self.weight, is_traced(self.offset) or self._once('offset', (self.offset,), lambda: bool(self.offset.any()))
+            if modified: w = modified(w, lambda k: _normal(self, w, 'modifier', k))
+            (w, total), b = self._on_chip('weight', w, sums=shifted or h.needs_gain), None if self.bias is None else self._on_chip('bias', self.bias, sums=False)[0]
+            return w, total, b, (0. if b is None else b)+self._gain(total, b)*self.offset if shifted else b
+        if torch.is_grad_enabled() or modified or hasattr(self, 'tile') or is_traced(self.weight, self.weight_delta, self.offset):
             self._held.pop('circuit', None)         # what comes now may change the weights in ways that PyTorch does not count, as fused optimizers do
             return make()
-        return self._once('circuit', (self.weight, self.bias, *self._chip_buffers()), make, self.hardware)
+        return self._once('circuit', (self.weight, self.bias, *self._chip_buffers()), make, h)
 
-    def _chip_buffers(self): return self.weight_delta, self.weight_error, self.offset, self.bias_delta, self.bias_error
-
-    def _shift(self, total, b):
-        "What the op-amps' offsets and the biases add to the sums"
-        if not is_traced(self.offset) and not self._once('offset', (self.offset,), lambda: bool(self.offset.any())): return b
-        return self._gain(total, b)*self.offset+(0. if b is None else b)
+    def _chip_buffers(self): return [t for name, t in self._buffers.items() if name!='rng']
 
     def _gain(self, total, b):
         "Noise gain"
@@ -272,13 +302,41 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         "Output of the circuit"
         _check_input(self, x)
         if self._untouched(): return self._learned_product(x, None, self.bias) if hasattr(self, 'tile') else nn.functional.linear(x, self.weight, self.bias)
-        h, (w, total, b, shift) = self.hardware, self._circuit()
-        x = _noisy(self, h.dac.dac(x) if h.dac else x, h.activation_noise, 'activation')
+        h, circuit = self.hardware, self._circuit()
+        return self._read(x, circuit) if h.noise_management==h.bound_management=='none' else self._managed(x, circuit)
+
+    def _read(self, x, circuit, unit=None):
+        "One read. With `unit` (..., 1), inputs came divided by it, and biases must be, too"
+        h, (w, total, b, shift) = self.hardware, circuit
+        x = self._convert('dac', x)
+        if h.activation_noise: x = _noisy(self, x.expand(*w.shape[:-2], *x.shape[-2:]) if x.ndim<w.ndim else x, h.activation_noise, 'activation')      # each chip has its own
         product = self._learned_product if hasattr(self, 'tile') else _product
-        z = _noisy(self, _with_weight_noise(self, product(x, w, shift), x, w), h.read_noise, 'read')
-        if h.activation_noise or h.weight_noise or h.weight_noise_relative or h.read_noise: self.rng[1] += 1
-        y = summer(z, _per_chip(self._gain(total, b)) if h.gain<math.inf or h.saturation=='knee' else 0., 0., h.gain, h.v_max, h.saturation)      # offsets are in z
-        return h.adc.adc(y) if h.adc else y
+        z = product(x, w, shift)
+        if unit is not None and b is not None: z = z+(1/unit-1)*_per_chip(b)
+        gain = lambda: self._gain(total, b)
+        std = _read_noise(self, z, x, w, gain)
+        if isinstance(std, torch.Tensor): z = torch.addcmul(z, std.expand_as(z), _normal(self, z, 'read'))
+        elif std: z = torch.add(z, _normal(self, z, 'read'), alpha=std)
+        if h.is_noisy or h.modifier and self.training: self.rng[1] += 1
+        return self._convert('adc', summer(z, _per_chip(gain()) if h.gain<math.inf or h.saturation=='knee' else 0., 0., h.gain, h.v_max, h.saturation))      # offsets are in z
+
+    def _convert(self, side, v):
+        "Through the converter at this side, if there is one"
+        converter = getattr(self.hardware, side)
+        return v if converter is None else getattr(converter, side)(v, getattr(self, f'{side}_range')) if getattr(converter, 'learned', False) else getattr(converter, side)(v)
+
+    def _managed(self, x, circuit):
+        "Reads of inputs that were scaled to the converter's range, again with smaller ones where an output was clipped"
+        h, reach = self.hardware, x.detach().abs().amax(-1, keepdim=True)
+        full = getattr(h.dac, 'v_range', getattr(h.dac, 'high', 1.)) if h.dac else 1.
+        unit = torch.where(reach>0, reach/full, 1.) if h.noise_management=='abs_max' else torch.ones_like(reach)
+        y = self._read(x/unit, circuit, unit)
+        for _ in range(4 if h.bound_management=='iterative' else 0):
+            clipped = (y.detach().abs()>=h.bound*(1-1e-6)).any(-1, keepdim=True)
+            if not is_traced(y) and not clipped.any(): break
+            unit = torch.where(clipped, 2*unit, unit)
+            y = torch.where(clipped, self._read(x/unit, circuit, unit), y)
+        return y*unit
 
     def _learned_product(self, x, w, b):
         "The product with the tile (or with `w`, its weight on this chip) plus bias `b`; what the tile needs to learn is kept"
@@ -390,10 +448,17 @@ def analog_layers(model:nn.Module # Any module
     return {name: m for name,m in model.named_modules() if isinstance(m, AnalogLinear)}
 
 def _fill(layer, what, make):
-    "Fill the weight's and the bias's buffer `what` with `make(shape)`"
+    "Fill the weight's and the bias's buffer `what` with `make(shape)`; without `make` with nothing"
     for name in ('weight', 'bias'):
         buffer = getattr(layer, f'{name}_{what}')
-        if buffer is not None: buffer.copy_(make(buffer.shape))
+        if buffer is not None: _put(layer, f'{name}_{what}', make(buffer.shape) if make else None)
+
+def _put(layer, name, values):
+    "Values for a buffer: in place, but where it takes no room yet"
+    buffer = getattr(layer, name)
+    if values is None: buffer.zero_()
+    elif _is_nothing(buffer): setattr(layer, name, values.to(buffer))
+    else: buffer.copy_(values)
 
 def _keys(model, generator):
     "A seed for each analog layer"
@@ -407,7 +472,8 @@ def program(model:nn.Module, # With analog layers
     "Write all weights anew, each with a fresh error of writing"
     for (name, key), layer in zip(_keys(model, generator).items(), analog_layers(model).values()):
         g = stream(key, 'write', name)
-        _fill(layer, 'error', lambda shape: gaussian(shape, layer.hardware.write_noise, g))
+        std = layer.hardware.write_noise
+        _fill(layer, 'error', std and (lambda shape: gaussian(shape, std, g)))
         if layer.hardware.memory: _write_memory(layer, g)
     return model
 
@@ -438,17 +504,18 @@ def _read_memory(layer, t, generator):
     w = to_weights(read(written, t, generator=generator), cell, written.memory.g_max, w_max)
     now = w.abs().mean(1, keepdim=True)
     if before is not None and kind!='none': w = w*(before/now.clamp(min=1e-12) if kind=='column' else before.mean()/now.mean().clamp(min=1e-12))
-    layer.weight_error.copy_(w.to(layer.weight)-layer.weight)
+    _put(layer, 'weight_error', w.to(layer.weight)-layer.weight)
     return now
 
 @torch.no_grad()
 def draw(model:nn.Module, # With analog layers
          *, generator:torch.Generator # Where the numbers come from
         )->nn.Module: # The model
-    "Draw a chip for the model, in place: mismatch, offsets, and the errors of writing"
+    "Draw a chip for the model, in place: mismatch, stuck cells, offsets, and the errors of writing"
     for (name, key), layer in zip(_keys(model, generator).items(), analog_layers(model).values()):
-        g = stream(key, 'mismatch', name)
-        _fill(layer, 'delta', lambda shape: draw_mismatch(shape, layer.hardware.mismatch, g))
+        g, h, broken = stream(key, 'mismatch', name), layer.hardware, stream(key, 'stuck', name)
+        _fill(layer, 'delta', h.mismatch and (lambda shape: draw_mismatch(shape, h.mismatch, g)))
+        _fill(layer, 'fault', h.stuck and (lambda shape: h.stuck.draw(shape, broken)))
         layer.offset.copy_(gaussian(layer.offset.shape, layer.hardware.offset, stream(key, 'offset', name)))
     return program(model, generator=generator)
 
@@ -474,6 +541,68 @@ def chip(model:nn.Module # With analog layers
         )->dict: # `LayerChip` by the layers' names
     "The chip that a model's buffers describe"
     return {name: LayerChip(l.effective('weight'), l.effective('bias'), l.offset.clone(), l.hardware) for name,l in analog_layers(model).items()}
+
+# %% ../nbs/21_nn.ipynb #86292a5c
+class AnalogEmbedding(AnalogLinear):
+    "A table of embeddings in a crossbar; a lookup reads the line of a token. Of the hardware all counts but the input converter, which has nothing to do, and offsets"
+    def __init__(self, num_embeddings:int, embedding_dim:int, # Tokens, and features of each
+                 padding_idx:int|None=None, # A token that learns nothing
+                 *, hardware:Hardware|None=None, # What the circuit does; None: nothing
+                 device=None, dtype=None # Of the weights
+                ):
+        super().__init__(embedding_dim, num_embeddings, bias=False, hardware=hardware, device=device, dtype=dtype)
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
+        with torch.no_grad():
+            nn.init.normal_(self.weight)
+            if padding_idx is not None: self.weight[padding_idx] = 0.
+
+    def forward(self, ids:torch.Tensor # Whole numbers, any shape
+               )->torch.Tensor: # (..., embedding_dim)
+        "The lines of tokens, as the circuit gives them"
+        h, w = self.hardware, self.weight if self._untouched() else self._circuit()[0]
+        z = nn.functional.embedding(ids, w, self.padding_idx)
+        if h.is_off: return z
+        gain = 1+w.abs().sum(0) if h.needs_gain else 1.
+        with torch.no_grad():
+            parts = [torch.full_like(z, h.read_noise**2+h.weight_noise**2), (h.weight_noise_relative**2+h.read_noise_relative**2)*z.square()]
+            if h.activation_noise: parts.append(h.activation_noise**2*w.square().sum(0))     # of all lines
+            if h.circuit_noise: parts.append(h.circuit_noise.variance(gain, z.abs(), h.temperature.kelvin))
+        if h.is_noisy: z = z+sum(parts).sqrt()*_normal(self, z, 'read')
+        if h.is_noisy or h.modifier and self.training: self.rng[1] += 1
+        return self._convert('adc', summer(z, gain, 0., h.gain, h.v_max, h.saturation))
+
+# %% ../nbs/21_nn.ipynb #c2fc8d2f
+class AnalogLinearMapped(nn.Module):
+    "A linear layer cut into arrays of limited size, each an `AnalogLinear` with converters of its own; sums over arrays are digital"
+    def __init__(self, n_in:int, n_out:int, bias:bool=True, # As for `AnalogLinear`
+                 *, max_input_size:int=512, max_output_size:int=512, # Largest array
+                 **analog # Further arguments of `AnalogLinear`
+                ):
+        super().__init__()
+        if max_input_size<1 or max_output_size<1: raise ConfigError(f"max_input_size is {max_input_size} and max_output_size {max_output_size}; allowed: 1 or more")
+        self.in_features, self.out_features = n_in, n_out
+        self.in_sizes, self.out_sizes = ([len(part) for part in torch.arange(n).tensor_split(-(-n//most))] for n, most in ((n_in, max_input_size), (n_out, max_output_size)))
+        self.arrays = nn.ModuleList([nn.ModuleList([AnalogLinear(i, o, bias and not k, **analog) for k, i in enumerate(self.in_sizes)]) for o in self.out_sizes])
+
+    @torch.no_grad()
+    def write(self, weight, bias=None # (n_out, n_in) and (n_out,)
+             ):
+        "Give all arrays their parts of a weight; the first of each row gets the bias"
+        for k, (row, part) in enumerate(zip(self.arrays, weight.split(self.out_sizes))):
+            for array, block in zip(row, part.split(self.in_sizes, 1)): array.weight = nn.Parameter(block.clone(), weight.requires_grad)
+            if bias is not None: row[0].bias.copy_(bias.split(self.out_sizes)[k])
+
+    def designed(self)->tuple:
+        "The weight and the bias that were written"
+        weight = torch.cat([torch.cat([a.weight for a in row], 1) for row in self.arrays])
+        return weight, None if self.arrays[0][0].bias is None else torch.cat([row[0].bias for row in self.arrays])
+
+    def forward(self, x:torch.Tensor # (..., n_in)
+               )->torch.Tensor: # (..., n_out)
+        "Sums of what the arrays give"
+        _check_input(self, x)
+        parts = x.split(self.in_sizes, -1)
+        return torch.cat([sum(a(p) for a, p in zip(row, parts)) for row in self.arrays], -1)
 
 # %% ../nbs/21_nn.ipynb #27c7b298
 def MLP(sizes, # Inputs, hidden layers, outputs: [4, 16, 8, 3]
@@ -509,22 +638,35 @@ def with_hardware(model:nn.Module, # With analog layers
     for layer in analog_layers(new).values(): layer.hardware = hardware or Hardware()
     return new
 
+@torch.no_grad()
+def clip_weights(model:nn.Module, # With analog layers, changed in place
+                 limit:float|None=None, # Largest size of a weight; None: by `sigma`
+                 sigma:float|None=None # The same in standard deviations of the layer's weights
+                )->nn.Module: # The model
+    "Cut the weights of each layer to a range, as one does after each step of a training so that no outlier takes the devices' range"
+    if (limit is None)==(sigma is None) or not (limit or sigma or 0)>0: raise ConfigError(f"limit is {limit!r} and sigma {sigma!r}; allowed: one of them, above 0")
+    for layer in analog_layers(model).values():
+        bound = limit or sigma*layer.weight.std().item()
+        layer.weight.clamp_(-bound, bound) if not hasattr(layer, 'tile') else layer.tile.write(layer.weight.clamp(-bound, bound))
+    return model
+
 def as_designed(model:nn.Module # With analog layers
                )->nn.Module: # A copy
     "A copy of the model without any error: no chip, no noise, no limits"
     new = with_hardware(model, None)
     for layer in analog_layers(new).values():
-        _fill(layer, 'delta', torch.zeros); _fill(layer, 'error', torch.zeros); layer.offset.zero_()
+        for what in ('delta', 'error', 'fault'): _fill(layer, what, None)
+        layer.offset.zero_()
     return new
 
 # %% ../nbs/21_nn.ipynb #1ede7244
 _raced = {'everything off': Hardware(), 'DAC, ADC, output noise': Hardware(dac=Converter(8, 4.), adc=Converter(8, 4.), read_noise=.01), 'weight noise': Hardware(weight_noise=.01),
           'weight noise, proportional': Hardware(weight_noise_relative=.02), 'mismatch and offset': Hardware(mismatch=.02, offset=.002)}
 
-def _layer_races(n, B, rounds):
+def _layer_races(n, B, rounds, device='cpu'):
     "Training and inference of one layer"
-    x, gy = torch.randn(B, n, requires_grad=True), torch.randn(B, n)
-    layers = {'nn.Linear': nn.Linear(n, n)} | {name: draw(seed_(AnalogLinear(n, n, hardware=h), stream(0)), generator=stream(0)) for name, h in _raced.items()}
+    x, gy = torch.randn(B, n, requires_grad=True, device=device), torch.randn(B, n, device=device)
+    layers = {'nn.Linear': nn.Linear(n, n).to(device)} | {name: draw(seed_(AnalogLinear(n, n, hardware=h), stream(0)), generator=stream(0)).to(device) for name, h in _raced.items()}
     return {'forward and backward': race({name: lambda m=m: torch.autograd.grad(m(x), [x, *m.parameters()], gy) for name, m in layers.items()}, rounds=rounds),
             'inference': race({name: torch.no_grad()(lambda m=m: m(x)) for name, m in layers.items()}, rounds=rounds)}
 
@@ -541,6 +683,13 @@ def _chips_race(rounds, chips=100):
     stacked = {k: torch.stack([s[k] for s in states]) for k in states[0] if 'rng' not in k}
     together, loop = lambda: torch.func.functional_call(model, stacked, x), lambda: [torch.func.functional_call(model, s, x) for s in states]
     return race({'together': together, 'one after the other': loop}, rounds=rounds)
+
+@bench('layers_gpu')
+def bench_layers_gpu(mode:str # 'quick', 'default' or 'full'
+                    )->dict:
+    "What errors cost in time on a GPU"
+    if not torch.cuda.is_available(): raise ConfigError('bench layers_gpu needs a GPU, and this machine has none')
+    return {f'{n} x {n}, batch {B}': _layer_races(n, B, dict(quick=2, default=25, full=50)[mode], 'cuda') for n, B in ([(64, 8)] if mode=='quick' else [(1024, 128), (4096, 128), (4096, 4096)])}
 
 @bench('layers')
 def bench_layers(mode:str # 'quick', 'default' or 'full'

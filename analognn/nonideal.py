@@ -11,9 +11,11 @@ __all__ = ['thermal_voltage', 'knee_gm', 'knee_i_s', 'knee_n', 'smallest_weight'
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 
 import torch
 
+from .conditions import CircuitNoise, PowerDrift, StuckAt, Temperature, WeightModifier
 from .converters import CodeTable, Converter, is_traced
 from .core import ConfigError, pick, stream
 from .memory import PCM, PairCell, ReRAM, SingleCell, SliceCell
@@ -113,7 +115,7 @@ def summer(z:torch.Tensor, # (..., n_out) weighted sum and bias, volts
            saturation:str='hard' # 'hard' or 'knee'
           )->torch.Tensor: # (..., n_out) volts
     "What one op-amp makes of a weighted sum"
-    drive = z+s*offset
+    drive = z if isinstance(offset, float) and not offset else z+s*offset
     if saturation=='knee' and v_max<math.inf: return knee(drive, s, gain, v_max)
     y = drive if gain==math.inf else drive/(1+s/gain)
     return y if v_max==math.inf else y.clamp(-v_max, v_max)
@@ -125,13 +127,18 @@ class Hardware:
     dac: Converter|CodeTable|None = None  # At the inputs
     adc: Converter|CodeTable|None = None  # At the outputs
     read_noise: float = 0.            # Per read: noise on the weighted sum, volts rms
+    read_noise_relative: float = 0.   # Per read: noise on the weighted sum, as a part of it
+    circuit_noise: CircuitNoise|None = None # Per read: thermal and shot noise of the resistors
     weight_noise: float = 0.          # Per read of a sample: noise on each weight, in the weight's unit
     weight_noise_relative: float = 0. # Per read of a sample: noise on each weight, as a part of it
     write_noise: float = 0.           # Per chip: error of the written weight, in the weight's unit
     activation_noise: float = 0.      # Per read: noise on each input, volts rms
     mismatch: float = 0.              # Per chip: relative standard deviation of each resistance, at most .2
     offset: float = 0.                # Per chip: standard deviation of each op-amp's input offset, volts
-    drift: Drift|None = None          # Decay of all conductances since they were written
+    stuck: StuckAt|None = None        # Per chip: cells that don't follow what is written
+    drift: Drift|PowerDrift|None = None # Decay of all conductances since they were written
+    temperature: Temperature = Temperature() # Of the circuit
+    wire_ratio: float = 0.            # Resistance of a segment of wire over that of a weight of 1; counts to first order
     gain: float = math.inf            # Open-loop gain of the op-amps
     v_max: float = math.inf           # Supply rails, volts
     saturation: str = 'hard'          # 'hard' clips at the rails, 'knee' clamps by diodes
@@ -139,19 +146,43 @@ class Hardware:
     memory: PCM|ReRAM|None = None     # What the weights are written into; None: something that only `write_noise` and `drift` describe
     cell: PairCell|SingleCell|SliceCell = PairCell() # How its devices make a weight
     compensation: str = 'none'        # Of the memory's drift: 'none', 'global' (one factor for a layer) or 'column' (one for each output)
+    noise_management: str = 'none'    # 'abs_max' scales each input vector so that its largest entry meets the converter's full scale (1 V without one), and the output back
+    bound_management: str = 'none'    # 'iterative' halves an input vector until no output is clipped, up to 16 times smaller
+    modifier: WeightModifier|None = None # In training: what each step does to the weights it computes with
 
     def __post_init__(self):
-        for k in ('read_noise', 'weight_noise', 'write_noise', 'weight_noise_relative', 'activation_noise', 'mismatch', 'offset'):
+        for k in ('read_noise', 'read_noise_relative', 'weight_noise', 'write_noise', 'weight_noise_relative', 'activation_noise', 'mismatch', 'offset', 'wire_ratio'):
             if not (isinstance(getattr(self, k), (int, float)) and 0<=getattr(self, k)<math.inf): raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: 0 or more")
         if self.mismatch>.2: raise ConfigError(f"mismatch is {self.mismatch!r}; allowed: 0 to .2 (beyond it resistances may vanish)")
         for k in ('gain', 'v_max', 'v_ref'):
             if not (isinstance(getattr(self, k), (int, float)) and getattr(self, k)>0): raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a positive number")
-        for k, kinds in (('dac', (Converter, CodeTable)), ('adc', (Converter, CodeTable)), ('drift', (Drift,)), ('memory', (PCM, ReRAM))):
+        if not isinstance(self.temperature, Temperature): raise ConfigError(f"temperature is {self.temperature!r}; allowed: a Temperature, such as Temperature(celsius=85.)")
+        for k, kinds in (('dac', (Converter, CodeTable)), ('adc', (Converter, CodeTable)), ('drift', (Drift, PowerDrift)), ('memory', (PCM, ReRAM)), ('circuit_noise', (CircuitNoise,)), ('stuck', (StuckAt,)), ('modifier', (WeightModifier,))):
             if not isinstance(getattr(self, k), (*kinds, type(None))): raise ConfigError(f"{k} is {getattr(self, k)!r:.80}; allowed: a {' or '.join(c.__name__ for c in kinds)}, or None")
             if getattr(getattr(self, k), 'noise', 0.) and k in ('dac', 'adc'): raise ConfigError(f"{k} is a table with noise; allowed: one without, and activation_noise or read_noise")
         pick(dict(hard=1, knee=1), self.saturation, 'saturation'); pick(dict(none=1, column=1) | {'global': 1}, self.compensation, 'compensation')
+        pick(dict(none=1, abs_max=1), self.noise_management, 'noise_management'); pick(dict(none=1, iterative=1), self.bound_management, 'bound_management')
+        if self.bound_management=='iterative' and self.bound==math.inf: raise ConfigError("bound_management is 'iterative' without anything that clips; allowed: with an adc of fixed range, or a finite v_max")
         if self.compensation!='none' and isinstance(self.cell, SingleCell): raise ConfigError(f"compensation is {self.compensation!r} and cell a SingleCell; allowed: cells of pairs, whose mean size tells of drift")
         if self.memory and (self.write_noise or self.drift): raise ConfigError('memory is given along with write_noise or drift; allowed: one of both ways to describe what is written')
+        self._summarise()
+
+    @property
+    def bound(self)->float:
+        "Volts at which outputs are clipped"
+        reach = lambda c: math.inf if c is None or getattr(c, 'dynamic', False) else c.high if isinstance(c, CodeTable) else c.v_range
+        return min(reach(self.adc), self.v_max)
+
+    @property
+    def factor(self)->float:
+        "What drift and temperature make of all weights"
+        return self.temperature.factor*(self.drift.factor if self.drift else 1.)
+
+    def _summarise(self):
+        "What layers ask at every step: does it do nothing at all, is anything fresh at every read, does the noise gain count besides for offsets?"
+        known = dict(is_off=all(getattr(self, f.name)==f.default for f in fields(self)), needs_gain=self.gain<math.inf or self.saturation=='knee' or self.circuit_noise is not None,
+                     is_noisy=any(getattr(self, k) for k in ('activation_noise', 'weight_noise', 'weight_noise_relative', 'read_noise', 'read_noise_relative', 'circuit_noise')))
+        for name, value in known.items(): object.__setattr__(self, name, value)
 
     def __repr__(self):
         "What differs from nothing at all"
@@ -180,11 +211,24 @@ def is_plain(*tensors)->bool:
     "Are these ordinary float32 tensors on the CPU? Then compiled loops may read them"
     return njit is not None and not is_traced(*tensors) and all(t is None or t.dtype==torch.float32 and t.device.type=='cpu' for t in tensors)
 
-def chip_weights(w, error, scale)->tuple:
+def chip_weights(w, error, scale, # As for `plain_chip_weights`
+                 sums:bool=True # Are the sums asked for? Without them, weights that nothing changes are given back as they are, but in double precision
+                )->tuple:
     "`plain_chip_weights`, compiled where it can be"
+    if error is scale is None and not sums and w.dtype!=torch.float64: return w, None
     if w.ndim==2 and all(t is None or t.shape==w.shape for t in (error, scale)) and is_plain(w, error, scale): return _ChipWeights.apply(w, error, scale)
-    if w.ndim==1 and error is scale is None and not is_traced(w) and w.numel() and w.detach().abs().min()>=smallest_weight: return w, None      # a bias, as it is
-    return plain_chip_weights(w, error, scale)
+    if is_traced(w, error, scale): return plain_chip_weights(w, error, scale)
+    v = w if error is None else w+error
+    v = _Cut.apply(v if scale is None else v*scale)
+    return v, v.abs().sum(-1) if sums else None
+
+class _Cut(torch.autograd.Function):
+    "`cut_small` in one pass; the gradient passes"
+    @staticmethod
+    def forward(ctx, v): return torch.nn.functional.hardshrink(v, math.nextafter(smallest_weight, 0.))
+
+    @staticmethod
+    def backward(ctx, g): return g
 
 if njit is not None:
     _loop = njit(nogil=True, cache=True, error_model='numpy', fastmath={'contract', 'nsz', 'reassoc'})
@@ -233,8 +277,13 @@ class _ChipWeights(torch.autograd.Function):
         return gw, None, None
 
 # %% ../nbs/20_nonideal.ipynb #90cd8463
+_has_triton = find_spec('triton') is not None
+
 def _counted(rng, n, purpose):
     if rng.ndim!=1: raise ConfigError(f"rng is {tuple(rng.shape)}; allowed: (2,), or many through torch.vmap")
+    if rng.is_cuda and _has_triton:
+        from analognn.gpu import gpu_normal_numbers
+        return gpu_normal_numbers(n, rng, purpose)
     key, count = rng.tolist()
     if njit is None: return torch.randn(n, generator=stream(key, 'noise', count, purpose))
     return torch.from_numpy(normal_numbers(n, key, count, purpose, torch.get_num_threads() if n>100_000 else 1))

@@ -206,6 +206,56 @@ def check_the_block_lives_on_a_gpu():
     for b in (deepcopy(block).cuda(), fused()): same(graphed, b)
     same(lambda f, *_: torch.compile(f, fullgraph=True), deepcopy(block).cuda())
 
+def check_normal_numbers_agree():
+    "The noise of layers, number by number"
+    from analognn.gpu import gpu_normal_numbers
+    from analognn.randomness import normal_numbers
+    for n, key, count in ((1, 3, 0), (7, 2**61+5, 2**33+1), (100_001, 9, 4)):
+        got = gpu_normal_numbers(n, torch.tensor([key, count], device=here), 7).cpu().numpy()
+        np.testing.assert_allclose(got, normal_numbers(n, key, count, 7), atol=1e-4)
+    assert gpu_normal_numbers(0, torch.tensor([1, 2], device=here)).shape==(0,)
+
+@pytest.mark.skipif(here!='cuda', reason='needs a GPU')
+@pytest.mark.parametrize('compiled', [False, True])
+def check_analog_layers_live_on_a_gpu(compiled):
+    "Errors of all kinds, forward and backward, against the CPU; a graph draws new noise at every replay"
+    from analognn.converters import Converter
+    from analognn.nn import MLP, draw
+    from analognn.nonideal import Hardware
+    hw = Hardware(activation_noise=.01, weight_noise=.02, weight_noise_relative=.02, read_noise=.01, mismatch=.05, offset=.003, gain=1e3, v_max=2.5)
+    model = draw(MLP([40, 30, 10], hardware=hw, generator=stream(0)), generator=stream(1))
+    x, there = torch.randn(8, 40, generator=stream(2), requires_grad=True), deepcopy(model).cuda()
+    x_there = x.detach().cuda().requires_grad_()
+    f = torch.compile(there, fullgraph=True) if compiled else there
+    for _ in range(2):
+        y, y_there = model(x), f(x_there)
+        torch.testing.assert_close(y_there.cpu(), y, atol=1e-4, rtol=1e-4)
+    for a, e in zip(torch.autograd.grad(y_there.square().sum(), [x_there, *there.parameters()]), torch.autograd.grad(y.square().sum(), [x, *model.parameters()])): torch.testing.assert_close(a.cpu(), e, atol=1e-3, rtol=1e-3)
+    if compiled: return
+    with torch.no_grad():
+        there(x_there)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph): out = there(x_there)
+    graph.replay(); first = out.clone()
+    graph.replay(); assert (out-first).abs().max()>1e-3
+
+@pytest.mark.skipif(here!='cuda', reason='needs a GPU')
+def check_a_tile_learns_on_a_gpu():
+    "A step of AnalogSGD leaves the same weights as on the CPU"
+    from analognn.devices import SoftBounds
+    from analognn.nn import MLP
+    from analognn.optim import AnalogSGD
+    model = MLP([20, 15, 4], resistive=SoftBounds(), generator=stream(0))
+    there, x, y = deepcopy(model).cuda(), torch.randn(16, 20, generator=stream(1)), torch.randn(16, 4, generator=stream(2))
+    for m, device in ((model, 'cpu'), (there, 'cuda')):
+        opt = AnalogSGD(m.parameters(), lr=.1)
+        for _ in range(3):
+            opt.zero_grad()
+            torch.nn.functional.mse_loss(m(x.to(device)), y.to(device)).backward()
+            opt.step()
+    for a, b in zip(model, there):
+        if hasattr(a, 'tile'): assert ((a.weight-b.weight.cpu()).abs()>1e-4).float().mean()<.01        # a pulse more or less where a train's probability is rounded otherwise
+
 def checks(*options):
     "Run the checks in a process of their own"
     env = os.environ if here=='cuda' else os.environ | {'TRITON_INTERPRET': '1'}

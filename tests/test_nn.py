@@ -78,7 +78,7 @@ def test_chip_weights_are_the_plain_ones(n, m, has_error, has_scale, seed):
 def test_small_weights_can_grow_again():
     layer = AnalogLinear(1, 1, bias=False, hardware=Hardware(offset=.1))
     with torch.no_grad(): layer.weight.fill_(1e-8)
-    assert (layer(torch.ones(1, 1))==0).all()
+    assert (layer.effective("weight")==0).all()
     layer(torch.ones(1, 1)).sum().backward()
     assert layer.weight.grad!=0
 
@@ -103,6 +103,7 @@ def test_nothing_old_is_remembered(change):
     with torch.no_grad():
         before = layer(x)
         if change=='hardware': layer.hardware = Hardware(mismatch=.1, offset=.1, v_max=.01)
+        elif change=='weight_error': layer.weight_error = torch.full((3, 4), .3)       # it takes no room until there is one
         else: getattr(layer, change).add_(.3)
         assert not torch.equal(layer(x), before)
         twin = AnalogLinear(4, 3, hardware=layer.hardware)
