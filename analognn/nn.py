@@ -135,15 +135,13 @@ def _nothing(like): return torch.zeros((), dtype=like.dtype, device=like.device)
 
 def _is_nothing(t): return any(n>1 and not step for n, step in zip(t.shape, t.stride()))
 
-def _can_be_nothing(name): return name.startswith(('weight_', 'bias_'))
+_chip_names = [f'{name}_{what}' for name in ('weight', 'bias') for what in ('delta', 'error', 'fault')]
 
 _purposes = dict(activation=1, read=3, modifier=4)
 
 def _normal(layer, x, purpose, more=0):
     "Fresh noise like `x`, named by the layer's key, its counter and what is disturbed"
     return counted_normal(layer.rng, x.shape, _purposes[purpose]+more).to(x)
-
-def _noisy(layer, x, std, purpose): return x+std*_normal(layer, x, purpose) if std else x
 
 def _read_noise(layer, z, x, w, gain):
     "Standard deviation of a sum: what is read with noise, and what comes of weights that are noisy at every read (that it has the length of x, or of x and w, is exact). Independent parts add up as squares"
@@ -204,6 +202,17 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         self.tile = Tile(resistive, tuple(w.shape), forward_io=forward_io, backward_io=backward_io, key=int(self.rng[0]), device=w.device, dtype=w.dtype)
         self.tile.write(w)
 
+    def adopt(self, weight:nn.Parameter, bias:nn.Parameter|None=None # (n_out, n_in), and (n_out,) if the layer has biases
+             )->'AnalogLinear': # Itself
+        "Take over parameters that exist, and move to where they live, with no chip drawn"
+        self.weight, self.bias = weight, bias
+        for name, like in (('weight', weight), ('bias', bias)):
+            for what in ('delta', 'error', 'fault'): self._buffers[f'{name}_{what}'] = None if like is None else _nothing(like)
+        self._buffers['offset'], self._buffers['rng'] = torch.zeros(self.out_features, device=weight.device, dtype=weight.dtype), self.rng.to(weight.device)
+        for name in ('dac_range', 'adc_range'):
+            if name in self._parameters: self._parameters[name] = nn.Parameter(self._parameters[name].detach().to(weight.device))
+        return self
+
     def __getattr__(self, name):
         "The weight of a resistive layer is what its tile shows"
         if name=='weight' and 'tile' in self.__dict__.get('_modules', {}): return self.tile.weight()
@@ -256,13 +265,21 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         self._held[what] = tensors, state, made
         return made
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in _chip_names:
+            if self._buffers[name] is not None and _is_nothing(self._buffers[name]): del destination[prefix+name]
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *args):
+        "A state of an analog layer lacks what there was nothing of; that of a plain one leaves the chip as it is"
         self.written = None              # a state has what the memory gave, not the devices
-        found = [name for name, t in self._buffers.items() if t is not None and prefix+name in state_dict]
-        for name in found: self._buffers[name] = self._buffers[name].contiguous()
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        for name in found:
-            if _can_be_nothing(name) and not self._buffers[name].any(): self._buffers[name] = _nothing(self._buffers[name])
+        known = prefix+'rng' in state_dict
+        present = [name for name in _chip_names if self._buffers[name] is not None]
+        for name in present:
+            if prefix+name in state_dict: self._buffers[name] = self._buffers[name].contiguous()
+            elif known: self._buffers[name] = _nothing(self._buffers[name])
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
+        if known: missing_keys[:] = [k for k in missing_keys if k not in {prefix+name for name in present}]
 
     def _apply(self, *args, **kwargs):
         empty = [name for name, t in self._buffers.items() if t is not None and _is_nothing(t)]
@@ -303,21 +320,24 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         _check_input(self, x)
         if self._untouched(): return self._learned_product(x, None, self.bias) if hasattr(self, 'tile') else nn.functional.linear(x, self.weight, self.bias)
         h, circuit = self.hardware, self._circuit()
-        return self._read(x, circuit) if h.noise_management==h.bound_management=='none' else self._managed(x, circuit)
+        y = self._read(x, circuit) if h.noise_management==h.bound_management=='none' else self._managed(x, circuit)
+        if h.is_noisy or h.modifier and self.training: self.rng[1] += 1
+        return y
 
-    def _read(self, x, circuit, unit=None):
-        "One read. With `unit` (..., 1), inputs came divided by it, and biases must be, too"
+    def _read(self, x, circuit, unit=None, attempt=0):
+        "One read. With `unit` (..., 1), inputs came divided by it, and biases must be, too; each attempt has other noise"
         h, (w, total, b, shift) = self.hardware, circuit
         x = self._convert('dac', x)
-        if h.activation_noise: x = _noisy(self, x.expand(*w.shape[:-2], *x.shape[-2:]) if x.ndim<w.ndim else x, h.activation_noise, 'activation')      # each chip has its own
+        if h.activation_noise:
+            x = x.expand(*w.shape[:-2], *x.shape[-2:]) if x.ndim<w.ndim else x        # each chip has its own
+            x = x+h.activation_noise*_normal(self, x, 'activation', 8*attempt)
         product = self._learned_product if hasattr(self, 'tile') else _product
         z = product(x, w, shift)
         if unit is not None and b is not None: z = z+(1/unit-1)*_per_chip(b)
         gain = lambda: self._gain(total, b)
         std = _read_noise(self, z, x, w, gain)
-        if isinstance(std, torch.Tensor): z = torch.addcmul(z, std.expand_as(z), _normal(self, z, 'read'))
-        elif std: z = torch.add(z, _normal(self, z, 'read'), alpha=std)
-        if h.is_noisy or h.modifier and self.training: self.rng[1] += 1
+        if isinstance(std, torch.Tensor): z = torch.addcmul(z, std.expand_as(z), _normal(self, z, 'read', 8*attempt))
+        elif std: z = torch.add(z, _normal(self, z, 'read', 8*attempt), alpha=std)
         return self._convert('adc', summer(z, _per_chip(gain()) if h.gain<math.inf or h.saturation=='knee' else 0., 0., h.gain, h.v_max, h.saturation))      # offsets are in z
 
     def _convert(self, side, v):
@@ -331,11 +351,11 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         full = getattr(h.dac, 'v_range', getattr(h.dac, 'high', 1.)) if h.dac else 1.
         unit = torch.where(reach>0, reach/full, 1.) if h.noise_management=='abs_max' else torch.ones_like(reach)
         y = self._read(x/unit, circuit, unit)
-        for _ in range(4 if h.bound_management=='iterative' else 0):
+        for attempt in range(1, 5 if h.bound_management=='iterative' else 1):
             clipped = (y.detach().abs()>=h.bound*(1-1e-6)).any(-1, keepdim=True)
             if not is_traced(y) and not clipped.any(): break
             unit = torch.where(clipped, 2*unit, unit)
-            y = torch.where(clipped, self._read(x/unit, circuit, unit), y)
+            y = torch.where(clipped, self._read(x/unit, circuit, unit, attempt), y)
         return y*unit
 
     def _learned_product(self, x, w, b):

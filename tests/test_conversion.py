@@ -5,10 +5,10 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from analognn.conversion import conversion_report, convert, fit_converters
+from analognn.conversion import conversion_report, convert, convert_back, fit_converters
 from analognn.core import ConfigError, ShapeError, stream
 from analognn.devices import ConstantStep
-from analognn.nn import AnalogConv1d, AnalogLinear, analog_layers, draw
+from analognn.nn import AnalogConv1d, AnalogLinear, AnalogLinearMapped, analog_layers, draw
 from analognn.nonideal import Hardware
 from analognn.tcn import TCNBlock, TCNEncoder
 
@@ -157,6 +157,60 @@ def test_models_of_hugging_face(name, tmp_path):
     on_chip, _ = small(name)
     draw(convert(on_chip, hardware=Hardware(mismatch=.1)), generator=stream(0))
     with torch.no_grad(): assert (on_chip(**call).logits-exact).abs().max()>1e-3
+
+@pytest.mark.parametrize('name', ['gpt2', 'bert', 'llama', 't5'])
+def test_back_to_hugging_face(name, tmp_path):
+    "There and back: the same state, which their own methods save and load"
+    model, call = small(name)
+    before, ids = {k: v.clone() for k, v in model.state_dict().items()}, {n: id(p) for n, p in model.named_parameters() if 'lm_head' in n or 'embed' in n or 'wte' in n}
+    with torch.no_grad(): exact = model(**call).logits
+    convert_back(convert(model))
+    assert list(model.state_dict())==list(before) and all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and ids=={n: id(p) for n, p in model.named_parameters() if n in ids}
+    model.save_pretrained(tmp_path)
+    with torch.no_grad(): torch.testing.assert_close(type(model).from_pretrained(tmp_path).eval()(**call).logits, exact)
+
+@given(B=st.integers(1, 3), L=st.integers(1, 5), S=st.integers(1, 5), heads=st.integers(1, 3), first=st.booleans(), bias=st.booleans(), other=st.booleans(), mask=st.sampled_from(['none', 'bool', 'float', 'heads', 'keys', 'both']), weights=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_converted_attention_is_pytorchs(B, L, S, heads, first, bias, other, mask, weights):
+    torch.manual_seed(0)
+    kdim, vdim = (3, 5) if other else (4*heads, 4*heads)
+    plain = nn.MultiheadAttention(4*heads, heads, bias=bias, kdim=kdim, vdim=vdim, batch_first=first).double()
+    shape = lambda n, dim: (B, n, dim) if first else (n, B, dim)
+    q, k, v = (torch.randn(shape(n, dim), dtype=torch.float64) for n, dim in ((L, 4*heads), (S, kdim), (S, vdim)))
+    hidden, later = torch.rand(B, S)<.3, torch.rand(L, S)<.3
+    hidden[:, 0] = later[:, 0] = False
+    options = dict(none={}, bool=dict(attn_mask=later), float=dict(attn_mask=torch.randn(L, S, dtype=torch.float64)), heads=dict(attn_mask=torch.randn(B*heads, L, S, dtype=torch.float64)), keys=dict(key_padding_mask=hidden), both=dict(attn_mask=later, key_padding_mask=hidden))[mask]
+    analog = convert(deepcopy(plain))
+    for a, b in zip(analog(q, k, v, need_weights=weights, **options), plain(q, k, v, need_weights=weights, **options)):
+        assert (a is None)==(b is None)
+        if a is not None: torch.testing.assert_close(a, b)
+    back = convert_back(analog)
+    torch.testing.assert_close(back(q, k, v)[0], plain(q, k, v)[0])
+
+def test_attention_without_a_batch():
+    plain, x = nn.MultiheadAttention(8, 2), torch.randn(5, 8)
+    for a, b in zip(convert(deepcopy(plain))(x, x, x), plain(x, x, x)): torch.testing.assert_close(a, b)
+
+def test_hooks_and_modes_come_along():
+    layer, calls = nn.Linear(3, 3).eval(), []
+    layer.register_forward_hook(lambda *a: calls.append(1)); layer.register_forward_pre_hook(lambda *a: calls.append(2))
+    twin = convert(layer)
+    twin(torch.ones(1, 3))
+    assert calls==[2, 1] and not twin.training
+
+def test_rules_say_which_hardware():
+    hw = [Hardware(mismatch=m) for m in (.01, .02, .03)]
+    model = convert(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))), hw[0], rules={'2.*': hw[1], nn.Linear: None, '2.1': hw[2]})
+    assert {n: l.hardware.mismatch for n, l in analog_layers(model).items()}=={'0': 0., '1.linear': .01, '2.0': .02, '2.1': .03}
+    left = convert(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1)), exclude=[nn.Conv1d])
+    assert type(left[1]) is nn.Conv1d
+
+def test_large_layers_become_arrays():
+    layer, x = nn.Linear(20, 9), torch.randn(4, 20)
+    model = convert(nn.Sequential(deepcopy(layer), nn.Linear(9, 3)), max_input_size=8, max_output_size=9)
+    assert [type(m) for m in model]==[AnalogLinearMapped, AnalogLinearMapped] and len(analog_layers(model))==5
+    torch.testing.assert_close(model[0](x), layer(x))
+    torch.testing.assert_close(convert_back(model)[0](x), layer(x))
 
 def test_the_report_counts_everything_once():
     model = convert(nn.Sequential(nn.Embedding(9, 4), nn.Conv1d(4, 3, 2), nn.BatchNorm1d(3), nn.LSTM(3, 2)))

@@ -4,11 +4,12 @@ import pytest, torch
 from torch import nn
 from hypothesis import given, settings, strategies as st
 
+from analognn.conditions import CircuitNoise, PowerDrift, StuckAt, Temperature, WeightModifier
 from analognn.converters import quantize
 from analognn.core import ConfigError, ShapeError, stream
 from analognn.devices import ConstantStep
 from analognn.memory import PCM, ReRAM, SingleCell
-from analognn.nn import MLP, AnalogLinear, chip, draw, drift, program, seed_, with_hardware
+from analognn.nn import MLP, AnalogConv2d, AnalogLinear, AnalogLinearMapped, chip, draw, drift, program, seed_, with_hardware
 from analognn.nonideal import Converter, Hardware, chip_weights, plain_chip_weights
 
 hw = Hardware(dac=Converter(6, 2.), adc=Converter(6, 2.), mismatch=.02, offset=.003, write_noise=.01, weight_noise=.02, read_noise=.01, activation_noise=.01, gain=1e4, v_max=2.)
@@ -82,7 +83,10 @@ def test_small_weights_can_grow_again():
     layer(torch.ones(1, 1)).sum().backward()
     assert layer.weight.grad!=0
 
-kinds = {'nothing': {}, 'converters': dict(dac=Converter(8, 4.), adc=Converter(8, 4.), read_noise=.01), 'noise': dict(weight_noise=.01, weight_noise_relative=.1, activation_noise=.01), 'circuit': dict(mismatch=.05, offset=.01, gain=100., v_max=1.), 'memory': dict(memory=PCM())}
+kinds = {'nothing': {}, 'converters': dict(dac=Converter(8, 4.), adc=Converter(8, 4.), read_noise=.01), 'noise': dict(weight_noise=.01, weight_noise_relative=.1, activation_noise=.01), 'circuit': dict(mismatch=.05, offset=.01, gain=100., v_max=1.), 'memory': dict(memory=PCM()),
+         'the rest': dict(stuck=StuckAt(.1, .05), mismatch=.05, drift=PowerDrift(1e3), temperature=Temperature(85., tcr=1e-3), wire_ratio=1e-3, circuit_noise=CircuitNoise(1e9, 1e6, .5), read_noise_relative=.05, modifier=WeightModifier(.01, .02, .01, .1)),
+         'managed': dict(dac=Converter(6, 1., gain=1.01, offset=.01), adc=Converter(8, .3), noise_management='abs_max', bound_management='iterative', read_noise=.001),
+         'learned': dict(dac=Converter(6, 1., learned=True), adc=Converter(6, 2., learned=True))}
 
 @pytest.mark.parametrize('kind', kinds)
 def test_the_compiler_takes_layers_whole(kind):
@@ -94,7 +98,7 @@ def test_the_compiler_takes_layers_whole(kind):
     compiled = torch.compile(layer, fullgraph=True)
     for a, b in zip(eager, (run(compiled), run(compiled))):
         for p, q in zip(a, b): torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)
-    assert torch.equal(*(e[0] for e in eager)) == (kind not in ('converters', 'noise'))
+    assert torch.equal(*(e[0] for e in eager)) == (kind not in ('converters', 'noise', 'the rest', 'managed'))
 
 @pytest.mark.parametrize('change', ['weight', 'weight_delta', 'weight_error', 'offset', 'bias', 'bias_delta', 'hardware'])
 def test_nothing_old_is_remembered(change):
@@ -170,6 +174,47 @@ def test_chips_that_differ_in_offsets_alone():
     states = [{k: v.clone() for k, v in draw(layer, generator=stream(k)).named_buffers()} for k in range(5)]
     together = torch.func.functional_call(layer, {k: torch.stack([s[k] for s in states]) for k in states[0] if k!='rng'}, x)
     torch.testing.assert_close(together, torch.stack([torch.func.functional_call(layer, s, x) for s in states]))
+
+@pytest.mark.parametrize('kind', ['circuit', 'the rest'])
+def test_convolutions_of_many_chips(kind):
+    "torch.vmap over chips gives what each gives by itself"
+    conv, x = AnalogConv2d(2, 3, 3, hardware=Hardware(**kinds[kind])).eval(), torch.randn(2, 2, 6, 5, generator=stream(0))
+    states = [{k: v.clone() for k, v in seed_(draw(conv, generator=stream(k)), stream(k)).named_buffers()} for k in range(3)]
+    call = lambda s: torch.func.functional_call(conv, s, (x,))
+    alone = torch.stack([call({k: v.clone() for k, v in s.items()}) for s in states])
+    torch.testing.assert_close(torch.vmap(call)({k: torch.stack([s[k] for s in states]) for k in states[0]}), alone, atol=1e-5, rtol=1e-4)
+
+def test_activations_of_many_chips_have_noise_of_their_own():
+    layer = AnalogLinear(4, 3, hardware=Hardware(mismatch=.01, activation_noise=.1))
+    states = [{k: v.clone() for k, v in draw(layer, generator=stream(0)).named_buffers()} for _ in range(2)]
+    a, b = torch.func.functional_call(layer, {k: torch.stack([s[k] for s in states]) for k in states[0] if k!='rng'}, torch.ones(5, 4))
+    assert not torch.equal(a, b)
+
+def test_what_never_saw_a_chip_takes_no_room():
+    layer = AnalogLinear(300, 200)
+    room = lambda m: sum(b.untyped_storage().nbytes() for b in m.buffers())
+    assert room(layer)<2000 and set(layer.state_dict())=={'weight', 'bias', 'offset', 'rng'}
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer).double()): assert room(other)<4000
+    drawn = draw(AnalogLinear(300, 200, hardware=Hardware(mismatch=.1)), generator=stream(0))
+    assert room(drawn)>200*300*4
+    layer.load_state_dict(drawn.state_dict()); assert torch.equal(layer.weight_delta, drawn.weight_delta)
+    layer.load_state_dict(AnalogLinear(300, 200).state_dict()); assert not layer.weight_delta.any()       # the state of a layer without a chip
+    drawn.load_state_dict(nn.Linear(300, 200).state_dict(), strict=False); assert drawn.weight_delta.any() # that of PyTorch's layer says nothing of chips
+
+def test_learned_ranges_are_parameters():
+    layer = AnalogLinear(4, 3, hardware=Hardware(adc=Converter(6, 2., learned=True)))
+    assert dict(layer.named_parameters())['adc_range']==2. and 'adc_range' in layer.state_dict()
+    layer(torch.randn(5, 4, generator=stream(0))).square().sum().backward()
+    assert layer.adc_range.grad!=0
+    layer.hardware = Hardware()
+    assert 'adc_range' not in dict(layer.named_parameters())
+
+def test_arrays_convert_each_for_itself():
+    "Errors of converters add up over the arrays of a row"
+    layer, x = nn.Linear(64, 8), torch.randn(500, 64, generator=stream(0))
+    exact = layer(x)
+    error = lambda n: (m := AnalogLinearMapped(64, 8, max_input_size=n, hardware=Hardware(adc=Converter(5, 4.))), m.write(layer.weight, layer.bias), (m(x)-exact).std().item())[2]
+    assert error(16)>1.5*error(64)
 
 def test_functorch_over_inputs():
     layer, x = draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1, dac=Converter(8, 4.))), generator=stream(0)), torch.randn(5, 4, generator=stream(1))
