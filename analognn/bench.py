@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Race', 'format_seconds', 'race_table', 'race', 'peak_memory', 'kept_memory', 'package_folder', 'import_declaring',
-           'bench_names', 'bench_folder', 'run_bench', 'load_bench', 'Markdown', 'bench_table', 'bench_imports']
+           'bench_names', 'bench_folder', 'run_bench', 'load_bench', 'Markdown', 'bench_table', 'race_grid',
+           'bench_imports']
 
 # %% ../nbs/03_bench.ipynb #f04617ca
 import importlib, importlib.util, os, re, sys
@@ -272,10 +273,25 @@ def bench_table(name:str, # Of a bench
                )->Markdown:
     "The stored result of a bench as markdown, with the machine it was measured on"
     stored = load_bench(name, mode, folder)
+    return Markdown('\n'.join([t for t in _tables(stored['result']) if t]+[_measured_on(stored)]))
+
+def _measured_on(stored):
     e, v = stored['environment'], stored['environment']['versions']
     where = f"{e['cpu']}, {e['cores']} cores" + (f", {e['gpu']['name']}" if e['gpu'] else '')
-    note = f"Bench `{name}` ({mode}): {where}; Python {e['python']}, torch {v['torch']}."
-    return Markdown('\n'.join([t for t in _tables(stored['result']) if t]+[note]))
+    return f"Bench `{stored['name']}` ({stored['mode']}): {where}; Python {e['python']}, torch {v['torch']}."
+
+def race_grid(races:dict, # Stored races by the heading of their column
+              stored:dict|None=None # The bench they come from, for a note of the machine
+             )->Markdown: # The baseline in seconds, all else in its multiples
+    "Races side by side, a column each"
+    columns = {title: {r['name']: r for r in race['race']} for title, race in races.items()}
+    names, ends = list(dict.fromkeys(n for c in columns.values() for n in c)), ('ratio', 'ratio_low', 'ratio_high')
+    def cell(r):
+        if r is None: return ''
+        low, mid, high = sorted(float(r[k]) for k in ends)
+        return format_seconds(r['median']) if low==high==1. else f'{mid:.3g} [{low:.3g}, {high:.3g}]'
+    rows = [f"| {n} | {' | '.join(cell(c.get(n)) for c in columns.values())} |" for n in names]
+    return Markdown('\n'.join([f"| | {' | '.join(columns)} |", '|---|'+'--:|'*len(columns), *rows, *([] if stored is None else ['', _measured_on(stored)])]))
 
 # %% ../nbs/03_bench.ipynb #093bd27a
 _imports = dict(torch='', scipy_special='import scipy.special', scipy_stats='import scipy.stats', pandas='import pandas', sklearn_datasets='import sklearn.datasets',

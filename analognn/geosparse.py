@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['mixed_bits', 'words_by_count', 'geo_connectivity', 'edge_list', 'index_table', 'GeoSparseLinear', 'FeatureNorm',
            'DropPath', 'GeoSparseBlock', 'GeoSparseConfig', 'GeoSparseNet', 'count_params', 'sparse_params',
-           'net_params', 'dense_params', 'match_dense_width', 'param_mismatch', 'compare_params', 'bench_geosparse']
+           'net_params', 'dense_params', 'match_dense_width', 'param_mismatch', 'compare_params', 'bench_geosparse_gpu',
+           'bench_geosparse']
 
 # %% ../nbs/51_geosparse.ipynb #9786def0
 import math, warnings
@@ -542,6 +543,14 @@ def _thread_race(n, k, B, rounds):
         return torch.autograd.grad(layer(x), [x, *layer.parameters()], gy)
     return race({'1 thread': lambda: run(1), '2 threads': lambda: run(2)}, rounds=rounds, baseline='2 threads', threads=2)
 
+@bench('geosparse_gpu')
+def bench_geosparse_gpu(mode:str # 'quick', 'default' or 'full'
+                       )->dict:
+    "Sparse layers on a GPU"
+    if not torch.cuda.is_available() or not _has_triton(torch.float32): raise ConfigError('bench geosparse_gpu needs a GPU and triton, and this machine has not both')
+    shapes = [(1024, 8)] if mode=='quick' else [(n, k) for n in (1024, 4096, 16384) for k in (8, 32)]
+    return {f'layer, n {n}, k {k}, B 256': _layer_race(n, k, 256, dict(quick=1, default=7, full=25)[mode], device='cuda') for n, k in shapes}
+
 @bench('geosparse')
 def bench_geosparse(mode:str # 'quick', 'default' or 'full'
                    )->dict:
@@ -553,7 +562,6 @@ def bench_geosparse(mode:str # 'quick', 'default' or 'full'
     few = dict(quick=1, default=3, full=15)[mode]
     return dict({f'layer, n {n}, k {k}, B 256': _layer_race(n, k, 256, rounds if n<16384 else few) for n, k in shapes}, **{
         f'layer, n {n}, k 8, B 256, random over the whole grid': _layer_race(n, 8, 256, rounds, 'random'),
-        **({f'layer, n {m}, k {k}, B 256, on a GPU': _layer_race(m, k, 256, rounds, device='cuda') for m, k in shapes} if torch.cuda.is_available() and _has_triton(torch.float32) else {}),
         f'equal work, n {n}, k 8, B 256': _equal_work_race(n, 8, 256, rounds), f'activation, {n} x 256': _activation_race(n, 256, rounds), f'residual block, n {n}, k 8, B 256': _block_race(n, 8, 256, rounds, compiled),
         **{f'threads, n {m}, k 8, B 256': _thread_race(m, 8, 256, 3*rounds) for m in ([1024] if quick else [4096, 16384])},
         'connectivity, a million units, k 16': race({kind: lambda kind=kind: geo_connectivity((1000, 1000) if not quick else (100, 100), 16, kind) for kind in _kinds}, rounds=few, warmup=0, min_time=0.),

@@ -126,7 +126,8 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, dilation):
         ctx.save_for_backward(x, weight); ctx.dilation, ctx.biased = dilation, bias is not None
-        return shifted_forward(x, weight, bias, dilation)
+        y = shifted_forward(x, weight, bias, dilation)
+        return y.view_as(y)              # as in `outer_sum` below
 
     @staticmethod
     def backward(ctx, gy):
@@ -196,7 +197,7 @@ def outer_sum(x:Tensor, # (B, L, C)
     a = _gelu(h, gelu)
     out = torch.addmm(b2, a.flatten(0, 1), w2.T).view_as(x)
     out = out.add_(x) if out.dtype==x.dtype else out+x
-    return (out if mask is None else out.mul_(mask[..., None])), a
+    return (out if mask is None else out.mul_(mask[..., None])).view_as(x), a      # a view: torch 2.11's compiler loses the gradient of what was changed in place and is returned as it is
 
 def outer_gradients(g:Tensor, # (B, L, C) of the output
                     mask, h, w2, gelu, # As forward
