@@ -18,7 +18,7 @@ import torch
 from .conditions import CircuitNoise, PowerDrift, StuckAt, Temperature, WeightModifier
 from .converters import CodeTable, Converter, is_traced
 from .core import ConfigError, pick, stream
-from .memory import PCM, PairCell, ReRAM, SingleCell, SliceCell
+from .memory import Memory, PairCell, ReRAM, SingleCell, SliceCell
 
 try:
     import numpy as np
@@ -143,7 +143,7 @@ class Hardware:
     v_max: float = math.inf           # Supply rails, volts
     saturation: str = 'hard'          # 'hard' clips at the rails, 'knee' clamps by diodes
     v_ref: float = 1.                 # Voltage that the bias resistors hang on
-    memory: PCM|ReRAM|None = None     # What the weights are written into; None: something that only `write_noise` and `drift` describe
+    memory: ReRAM|Memory|None = None  # What the weights are written into; None: something that only `write_noise` and `drift` describe
     cell: PairCell|SingleCell|SliceCell = PairCell() # How its devices make a weight
     compensation: str = 'none'        # Of the memory's drift: 'none', 'global' (one factor for a layer) or 'column' (one for each output)
     noise_management: str = 'none'    # 'abs_max' scales each input vector so that its largest entry meets the converter's full scale (1 V without one), and the output back
@@ -157,7 +157,7 @@ class Hardware:
         for k in ('gain', 'v_max', 'v_ref'):
             if not (isinstance(getattr(self, k), (int, float)) and getattr(self, k)>0): raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: a positive number")
         if not isinstance(self.temperature, Temperature): raise ConfigError(f"temperature is {self.temperature!r}; allowed: a Temperature, such as Temperature(celsius=85.)")
-        for k, kinds in (('dac', (Converter, CodeTable)), ('adc', (Converter, CodeTable)), ('drift', (Drift, PowerDrift)), ('memory', (PCM, ReRAM)), ('circuit_noise', (CircuitNoise,)), ('stuck', (StuckAt,)), ('modifier', (WeightModifier,))):
+        for k, kinds in (('dac', (Converter, CodeTable)), ('adc', (Converter, CodeTable)), ('drift', (Drift, PowerDrift)), ('memory', (ReRAM, Memory)), ('circuit_noise', (CircuitNoise,)), ('stuck', (StuckAt,)), ('modifier', (WeightModifier,))):
             if not isinstance(getattr(self, k), (*kinds, type(None))): raise ConfigError(f"{k} is {getattr(self, k)!r:.80}; allowed: a {' or '.join(c.__name__ for c in kinds)}, or None")
             if getattr(getattr(self, k), 'noise', 0.) and k in ('dac', 'adc'): raise ConfigError(f"{k} is a table with noise; allowed: one without, and activation_noise or read_noise")
         pick(dict(hard=1, knee=1), self.saturation, 'saturation'); pick(dict(none=1, column=1) | {'global': 1}, self.compensation, 'compensation')

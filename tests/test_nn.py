@@ -138,7 +138,7 @@ def test_compensation_brings_the_size_back():
     first = size()
     assert abs(size()/first-1)<1e-6 and abs((drift(model, 1e7, generator=stream(1)) and size())/first-1)<1e-4
 
-@pytest.mark.parametrize('kw, words', [(dict(memory='PCM'), 'a PCM or ReRAM'), (dict(compensation='columns'), "did you mean 'column'"), (dict(memory=PCM(), write_noise=.1), 'one of both ways'), (dict(weight_noise_relative=-1.), 'weight_noise_relative')])
+@pytest.mark.parametrize('kw, words', [(dict(memory='PCM'), 'a ReRAM or Memory'), (dict(compensation='columns'), "did you mean 'column'"), (dict(memory=PCM(), write_noise=.1), 'one of both ways'), (dict(weight_noise_relative=-1.), 'weight_noise_relative')])
 def test_bad_hardware(kw, words):
     with pytest.raises(ConfigError) as e: Hardware(**kw)
     assert words in str(e.value)
