@@ -76,32 +76,35 @@ _loop = njit(nogil=True, cache=True, error_model='numpy', fastmath={'contract', 
 
 @_loop
 def _blocks(D, drive, last, s, inverse, block):
-    "Inverse of T + D of one input line, with drivers of conductance `drive` at the first and `last` at the last node and conductances s between; and -D inverse D"
-    n = len(D)
-    t, down, up = D+2*s, np.empty(n), np.empty(n)                 # pivots from the first node, and from the last
-    t[0] += drive-s
-    t[n-1] += last-s
-    down[0], up[n-1] = t[0], t[n-1]
-    for k in range(1, n):
-        down[k] = t[k]-s*s/down[k-1]
-        up[n-1-k] = t[n-1-k]-s*s/up[n-k]
-    for a in range(n-1, -1, -1):
-        inverse[a, a] = 1/(down[a]+up[a]-t[a])
-        if a<n-1:
-            ratio, here, below = s/down[a], inverse[a, a+1:], inverse[a+1, a+1:]
-            for b in range(len(here)): here[b] = ratio*below[b]
-    for a in range(n):
-        for b in range(a): inverse[a, b] = inverse[b, a]
-    for a in range(n):
-        here, out = inverse[a], block[a]
-        for b in range(n): out[b] = -D[a]*here[b]*D[b]
+    "Of one input line of each array: the inverse of T + D, with drivers of conductance `drive` at the first and `last` at the last node and conductances s between; and -D inverse D"
+    n = D.shape[1]
+    down, up = np.empty(n), np.empty(n)                           # pivots from the first node, and from the last
+    for k in range(len(D)):
+        d, x, out = D[k], inverse[k], block[k]
+        t = d+2*s
+        t[0] += drive-s
+        t[n-1] += last-s
+        down[0], up[n-1] = t[0], t[n-1]
+        for i in range(1, n):
+            down[i] = t[i]-s*s/down[i-1]
+            up[n-1-i] = t[n-1-i]-s*s/up[n-i]
+        for a in range(n-1, -1, -1):
+            x[a, a] = 1/(down[a]+up[a]-t[a])
+            if a<n-1:
+                ratio, here, below = s/down[a], x[a, a+1:], x[a+1, a+1:]
+                for b in range(len(here)): here[b] = ratio*below[b]
+        for a in range(n):
+            for b in range(a): x[a, b] = x[b, a]
+        for a in range(n):
+            here, o = x[a], out[a]
+            for b in range(n): o[b] = -d[a]*here[b]*d[b]
 
 def _sweep(rows, s, sense, keep):
     "Walk from the first input to the last, over blocks S and currents c; currents (n_out, n_in) at that end, and what each step was if it is to be kept"
     Q, Y, steps = None, None, []
     for S, c in rows:
         P = S if Q is None else torch.add(S, Q, alpha=-s*s)
-        Y = c[:, None] if Q is None else torch.cat([s*(Q@Y), c[:, None]], 1)
+        Y = c[..., None] if Q is None else torch.cat([s*(Q@Y), c[..., None]], -1)
         Q = torch.cholesky_inverse(torch.linalg.cholesky(P))
         if keep: steps.append((Q, Y))
     return sense*(Q@Y), steps
@@ -114,41 +117,41 @@ def _sweep_back(steps, s, sense, grad):
     for j in reversed(range(len(steps))):
         Q, Y = steps[j]
         gP = -(Q@gQ@Q)
-        gS.append(gP); gc.append(gY[:, -1])
-        if j: gQ, gY = s*(gY[:, :-1]@steps[j-1][1].mT)-(s*s)*gP, s*(steps[j-1][0]@gY[:, :-1])
+        gS.append(gP); gc.append(gY[..., -1])
+        if j: gQ, gY = s*(gY[..., :-1]@steps[j-1][1].mT)-(s*s)*gP, s*(steps[j-1][0]@gY[..., :-1])
     return gS[::-1], gc[::-1]
 
 class _Effective(torch.autograd.Function):
-    "The effective matrix of an array with n_out <= n_in"
+    "The effective matrices of arrays (arrays, n_out, n_in)"
     @staticmethod
     def forward(ctx, g, wires):
         (drive, sense), s, D, both, keep = wires.ends, 1/wires.r_out, g.detach().mT.contiguous().double(), wires.both_ends, ctx.needs_input_grad[0]
-        fans = []
+        (arrays, n_in, n_out), fans = D.shape, []
         def row(j):
-            inverse, block = (D.new_empty(len(g), len(g)) for _ in range(2))
-            _blocks(D[j].numpy(), drive, drive if both else 0., 1/wires.r_in, inverse.numpy(), block.numpy())
-            into = drive*(inverse[:, 0]+inverse[:, -1] if both else inverse[:, 0])       # voltages of the input line for one volt at its driver
-            block.diagonal().add_(D[j]+(s if j else 0.)+(s if j<len(D)-1 else sense)+(sense if both and not j else 0.))
+            inverse, block = (D.new_empty(arrays, n_out, n_out) for _ in range(2))
+            _blocks(D[:, j].numpy(), drive, drive if both else 0., 1/wires.r_in, inverse.numpy(), block.numpy())
+            into = drive*(inverse[..., 0]+inverse[..., -1] if both else inverse[..., 0])       # voltages of the input line for one volt at its driver
+            block.diagonal(dim1=-2, dim2=-1).add_(D[:, j]+(s if j else 0.)+(s if j<n_in-1 else sense)+(sense if both and not j else 0.))
             if keep: fans.append((inverse, into))
-            return block, D[j]*into
-        rows = map(row, range(len(D)))
+            return block, D[:, j]*into
+        rows = map(row, range(n_in))
         if both: rows = list(rows)
         y, steps = _sweep(rows, s, sense, keep)
         back = _sweep(rows[::-1], s, sense, keep) if both else None
         ctx.kept, ctx.how = (D, fans, steps, back), (s, sense, both, g.dtype)
-        return (y if back is None else y+back[0].flip(1)).to(g.dtype)
+        return (y if back is None else y+back[0].flip(-1)).to(g.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (D, fans, steps, back), (s, sense, both, dtype), grad = ctx.kept, ctx.how, grad.double()
         gS, gc = _sweep_back(steps, s, sense, grad)
-        if both: gS, gc = ([a+b for a, b in zip(these, others[::-1])] for these, others in zip((gS, gc), _sweep_back(back[1], s, sense, grad.flip(1))))
+        if both: gS, gc = ([a+b for a, b in zip(these, others[::-1])] for these, others in zip((gS, gc), _sweep_back(back[1], s, sense, grad.flip(-1))))
         out = torch.empty_like(D)
         for j, (inverse, into) in enumerate(fans):
-            F = -inverse*D[j]
-            F.diagonal().add_(1.)                                  # 1 - (T+D)^-1 D: what a change of cells does to both sides of S
-            out[j] = ((F@gS[j])*F).sum(1)+into*(F@gc[j])
+            F = -inverse*D[:, j, None]
+            F.diagonal(dim1=-2, dim2=-1).add_(1.)                  # 1 - (T+D)^-1 D: what a change of cells does to both sides of S
+            out[:, j] = ((F@gS[j])*F).sum(-1)+into*(F@gc[j][..., None])[..., 0]
         return out.mT.to(dtype), None
 
 def effective_conductance(g:Tensor, # (..., n_out, n_in) conductances of the cells, 0 or more; leading dimensions are arrays
@@ -159,10 +162,10 @@ def effective_conductance(g:Tensor, # (..., n_out, n_in) conductances of the cel
     "The matrix that an array with wires multiplies with: currents of the outputs for one volt at each input"
     wires = Wires.make(r_in, r_out, r_driver, r_sense, both_ends)
     _check_cells(g)
-    if g.ndim>2: return torch.stack([effective_conductance(a, *wires[:2], r_driver=r_driver, r_sense=r_sense, both_ends=both_ends) for a in g])
-    if g.shape[0]<=g.shape[1]: return _Effective.apply(g, wires)
+    arrays = g.reshape(-1, *g.shape[-2:])
+    if g.shape[-2]<=g.shape[-1]: return _Effective.apply(arrays, wires).view(g.shape)
     over = wires._replace(r_in=wires.r_out, r_out=wires.r_in, r_driver=wires.r_sense, r_sense=wires.r_driver)
-    return _Effective.apply(g.mT.flip((0, 1)), over).flip((0, 1)).mT          # turned over: amplifiers drive, drivers sense
+    return _Effective.apply(arrays.mT.flip((1, 2)), over).flip((1, 2)).mT.reshape(g.shape)          # turned over: amplifiers drive, drivers sense
 
 # %% ../nbs/33_crossbar.ipynb #3ef6f945
 @_loop
@@ -359,7 +362,7 @@ class CrossbarLinear(nn.Linear):
 
     def effective(self)->Tensor: # (n_out, n_in)
         "What the arrays multiply with"
-        plus, minus = (effective_conductance(w, *self.wires[:2], r_driver=self.wires.r_driver, r_sense=self.wires.r_sense, both_ends=self.wires.both_ends) for w in (self.weight.clamp(min=0), (-self.weight).clamp(min=0)))
+        plus, minus = effective_conductance(torch.stack([self.weight, -self.weight]).clamp(min=0), *self.wires[:2], r_driver=self.wires.r_driver, r_sense=self.wires.r_sense, both_ends=self.wires.both_ends)
         return plus-minus
 
     def forward(self, x:Tensor # (..., n_in)

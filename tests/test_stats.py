@@ -3,7 +3,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats as scipy_stats
 
 from analognn.core import ConfigError, ShapeError, stream
-from analognn.stats import Interval, bootstrap_interval, holm, mean_interval, paired_test, proportion_interval
+from analognn.stats import Interval, _anderson, bootstrap_interval, breusch_pagan, frame_to_latex, holm, mean_interval, normality, paired_test, proportion_interval, white
 
 few = settings(max_examples=60, deadline=None)
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda v: round(v, 6)), min_size=2, max_size=12)
@@ -146,3 +146,62 @@ def test_holm_is_monotone_larger_and_blind_to_order(p, random):
     assert np.array_equal(holm(p[order]), adjusted[order])
 
 def test_holm_by_hand(): assert np.allclose(holm([.005, .011, .02, .04, .13]), [.025, .044, .06, .08, .13])
+
+# Residuals
+
+def some_residuals(n, p, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, p))*np.arange(1, p+1)+3
+    return rng.normal(size=n)*(1+.3*np.abs(x[:, 0])), x
+
+@pytest.mark.parametrize('n, p', [(30, 1), (200, 2), (500, 4)])
+def test_tests_of_equal_variance_are_those_of_statsmodels(n, p):
+    sm = pytest.importorskip('statsmodels.stats.diagnostic')
+    r, x = some_residuals(n, p)
+    with_ones = np.column_stack([np.ones(n), x])
+    assert np.allclose(breusch_pagan(r, x)[:2], sm.het_breuschpagan(r, with_ones)[:2], rtol=1e-7)
+    assert np.allclose(white(r, x)[:2], sm.het_white(r, with_ones)[:2], rtol=1e-7)
+    assert np.allclose(white(r, with_ones)[:2], white(r, x)[:2])       # a column of ones changes nothing
+
+def test_normality_of_many_is_that_of_statsmodels():
+    sm = pytest.importorskip('statsmodels.stats.diagnostic')
+    rng = np.random.default_rng(0)
+    for x in (rng.normal(size=5001), rng.normal(size=5001)+.6*rng.exponential(size=5001), rng.standard_t(20, size=5001)):
+        a2, p = normality(x)[:2]
+        theirs = sm.normal_ad(x)
+        assert np.isclose(a2, theirs[0], rtol=1e-8) and np.isclose(p, theirs[1], rtol=1e-6, atol=1e-300)
+    assert normality(rng.standard_t(2, size=6000))[1]==0               # where theirs overflows
+
+@pytest.mark.parametrize('seed', range(30))
+def test_every_branch_of_the_p_value_agrees(seed):
+    sm = pytest.importorskip('statsmodels.stats.diagnostic')
+    x = np.random.default_rng(seed).standard_t(3+5*seed, size=40)
+    assert np.allclose(_anderson(x), sm.normal_ad(x))
+
+def test_shapiro_is_scipys():
+    x = np.random.default_rng(0).normal(size=50)
+    d = normality(x)
+    assert d[:2]==pytest.approx(tuple(scipy_stats.shapiro(x))) and d.method=='Shapiro-Wilk' and d.n==50 and 'p = ' in str(d)
+
+@few
+@given(st.floats(.1, 100), st.floats(-100, 100))
+def test_units_do_not_matter(scale, shift):
+    r, x = some_residuals(60, 2)
+    for test in (breusch_pagan, white): assert np.allclose(test(scale*r, scale*x+shift)[:2], test(r, x)[:2], rtol=1e-5)
+
+@pytest.mark.parametrize('call, error, words', [
+    (lambda: normality([1., 2.]), ShapeError, 'n of 3 or more'), (lambda: normality([2.]*5), ConfigError, 'values that vary'), (lambda: normality([1., 2., np.nan]), ConfigError, 'NaN'),
+    (lambda: white(np.ones(3), np.ones((4, 1))), ShapeError, 'residuals have shape'), (lambda: white(np.ones(5), np.random.default_rng(0).normal(size=(5, 3))), ShapeError, 'more residuals'),
+    (lambda: breusch_pagan(np.ones(5), np.ones(5)), ConfigError, 'constant columns'), (lambda: breusch_pagan(np.zeros(5), np.arange(5)), ConfigError, 'all 0'),
+    (lambda: frame_to_latex([], 'c', 'l'), ShapeError, 'at least one row'), (lambda: frame_to_latex([dict(a=1)], 'c', 'a b'), ConfigError, 'label'), (lambda: frame_to_latex([dict(a=1)], 'c', 'l', digits=0), ConfigError, 'digits')])
+def test_bad_residuals_and_tables_are_named(call, error, words):
+    with pytest.raises(error, match=words): call()
+
+def test_table_is_latex():
+    walker = pytest.importorskip('pylatexenc.latexwalker')
+    rows = [{'a_b': '50% & #1', 'c$': 1.23456789, 'd^~\\': 'x{y}'}]
+    for index in (False, True):
+        tex = frame_to_latex(rows, r'50% of_{a}\b', 'tab:x', index=index)
+        walker.LatexWalker(tex, tolerant_parsing=False).get_latex_nodes()
+        assert '1.235' in tex and r'50\% \& \#1' in tex and r'a\_b' in tex and r'50\% of\_\{a\}\textbackslash{}b' in tex and r'\midrule' in tex
+    assert '$x_1$' in frame_to_latex([dict(a='$x_1$')], '$y$', 'l', escape=False)
