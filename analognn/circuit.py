@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Waveform', 'Pulse', 'Sine', 'PWL', 'Component', 'Resistor', 'Capacitor', 'Inductor', 'VoltageSource', 'CurrentSource',
-           'VCVS', 'VCCS', 'Diode', 'Mosfet', 'OpAmp', 'Rail', 'Relu', 'Circuit', 'pick_values', 'one_chip',
-           'one_point', 'check_circuit', 'netlist', 'from_netlist', 'Solution']
+           'VCVS', 'VCCS', 'CCCS', 'CCVS', 'Diode', 'Mosfet', 'OpAmp', 'Rail', 'Relu', 'Tanh', 'Sigmoid',
+           'voltage_expression', 'Circuit', 'pick_values', 'one_chip', 'one_point', 'check_circuit', 'netlist',
+           'from_netlist', 'Solution']
 
 # %% ../nbs/30_circuit.ipynb #deea5492
 import re
@@ -235,6 +236,23 @@ class VCCS(Component):
     gm: float|torch.Tensor
     letter, terminals = 'G', ('a', 'b', 'plus', 'minus')
 
+@dataclass(frozen=True)
+class CCCS(Component):
+    "Current-controlled current source: gain times the current of a voltage source flows from `a` through it to `b`"
+    a: str; b: str
+    source: str             # Name of the voltage source, without its V
+    gain: float|torch.Tensor
+    letter, terminals = 'F', ('a', 'b')
+
+    def __post_init__(self):
+        super().__post_init__()
+        _name(self.source, f'the source of {self.label}')
+
+@dataclass(frozen=True)
+class CCVS(CCCS):
+    "Current-controlled voltage source: v(a) - v(b) = `gain` ohms times the current of a voltage source"
+    letter, branch = 'H', 'fixed'
+
 # %% ../nbs/30_circuit.ipynb #8bbe631a
 @dataclass(frozen=True)
 class Diode(Component):
@@ -297,6 +315,24 @@ class Relu(Component):
     out: str; inp: str
     letter, terminals, branch = 'Brelu_', ('out', 'inp'), 'fixed'
 
+@dataclass(frozen=True)
+class Tanh(Component):
+    "v(out) = tanh(v(inp)), volts; draws nothing from `inp`"
+    out: str; inp: str
+    letter, terminals, branch = 'Btanh_', ('out', 'inp'), 'fixed'
+
+@dataclass(frozen=True)
+class Sigmoid(Component):
+    "v(out) = 1 / (1 + exp(-v(inp))), volts; draws nothing from `inp`"
+    out: str; inp: str
+    letter, terminals, branch = 'Bsigmoid_', ('out', 'inp'), 'fixed'
+
+_curves = {Relu: 'max({v},0)', Tanh: 'tanh({v})', Sigmoid: '(0.5+0.5*tanh(0.5*{v}))'}
+
+def voltage_expression(c)->str: # In the words of all dialects
+    "What a `Relu`, a `Tanh`, a `Sigmoid` or a `Rail` puts out"
+    return f'min(max(v({c.inp}),{_num(-c.v_max)}),{_num(c.v_max)})' if isinstance(c, Rail) else _curves[type(c)].format(v=f'v({c.inp})')
+
 # %% ../nbs/30_circuit.ipynb #9e7696c6
 class Circuit:
     "Components between named nodes"
@@ -320,6 +356,8 @@ class Circuit:
     def I(self, name, a, b, ampere): "A `CurrentSource`"; return self.add(CurrentSource(name, a, b, ampere))
     def E(self, name, a, b, plus, minus, gain): "A `VCVS`"; return self.add(VCVS(name, a, b, plus, minus, gain))
     def G(self, name, a, b, plus, minus, gm): "A `VCCS`"; return self.add(VCCS(name, a, b, plus, minus, gm))
+    def F(self, name, a, b, source, gain): "A `CCCS`"; return self.add(CCCS(name, a, b, source, gain))
+    def H(self, name, a, b, source, ohm): "A `CCVS`"; return self.add(CCVS(name, a, b, source, ohm))
     def C(self, name, a, b, farad): "A `Capacitor`"; return self.add(Capacitor(name, a, b, farad))
     def L(self, name, a, b, henry): "An `Inductor`"; return self.add(Inductor(name, a, b, henry))
     def D(self, name, a, b, i_s=1e-14, n=1.): "A `Diode`"; return self.add(Diode(name, a, b, i_s, n))
@@ -328,6 +366,8 @@ class Circuit:
     def opamp(self, name, out, plus, minus, gain=float('inf')): "An `OpAmp`"; return self.add(OpAmp(name, out, plus, minus, gain))
     def rail(self, name, out, inp, v_max): "A `Rail`"; return self.add(Rail(name, out, inp, v_max))
     def relu(self, name, out, inp): "A `Relu`"; return self.add(Relu(name, out, inp))
+    def tanh(self, name, out, inp): "A `Tanh`"; return self.add(Tanh(name, out, inp))
+    def sigmoid(self, name, out, inp): "A `Sigmoid`"; return self.add(Sigmoid(name, out, inp))
 
     def __iter__(self): return iter(self.components.values())
     def __len__(self): return len(self.components)
@@ -406,7 +446,9 @@ def check_circuit(ckt:Circuit # Any circuit
                  ):
     "Refuse a circuit that has no unique solution by its topology alone, by node name"
     if not ckt.nodes: raise CircuitError(f"circuit {ckt.title!r} is empty: it has no node besides ground")
-    paths, fixed = _Groups(), _Groups()
+    paths, fixed, sources = _Groups(), _Groups(), {c.name.lower() for c in ckt if isinstance(c, VoltageSource)}
+    for c in ckt:
+        if isinstance(c, CCCS) and c.source.lower() not in sources: raise CircuitError(f"{c.label} reads the current of voltage source {c.source!r}, which is not in the circuit")
     for c in ckt:
         if c.branch is None: continue
         a, b = (n.lower() for n in c.between)
@@ -454,8 +496,8 @@ def _card(c, call):
     if isinstance(c, Mosfet): return _mosfet_card(c)
     if isinstance(c, OpAmp): return _opamp_card(c)
     if isinstance(c, Diode): return f'{c.label} {c.a} {c.b} model_{c.label}\n.model model_{c.label} D(IS={_num(c.i_s)} N={_num(c.n)})'
-    if isinstance(c, Rail): return f'{c.label} {c.out} 0 V=min(max(v({c.inp}),{_num(-c.v_max)}),{_num(c.v_max)})'
-    if isinstance(c, Relu): return f'{c.label} {c.out} 0 V=max(v({c.inp}),0)'
+    if isinstance(c, (Rail, *_curves)): return f'{c.label} {c.out} 0 V={voltage_expression(c)}'
+    if isinstance(c, CCCS): return f'{c.label} {c.a} {c.b} V{c.source} {_num(c.gain)}'
     return ' '.join([c.label, *c.nodes, *map(_num, c.values().values())])
 
 _can_sweep = 'a netlist can only sweep sources that hold values, of an operating point, and not in Spectre'
@@ -482,8 +524,8 @@ def _spectre_card(c, _=None):
     if isinstance(c, Mosfet): return _spectre_model(c, f'mos1 type={c.kind[0]}', {k: getattr(c, f) for k,f in _level_1.items()}) % f'w={_num(c.w)} l={_num(c.l)}'
     if isinstance(c, OpAmp) and c.ideal: return f'Vopamp_{c.name} ({c.plus} {c.minus}) vsource dc=0\nHopamp_{c.name} ({c.out} 0) ccvs probe=Vopamp_{c.name} rm={_nullor_ohm}'
     if isinstance(c, OpAmp): return f'{c.label} ({c.out} 0 {c.plus} {c.minus}) vcvs gain={_num(c.gain)}'
-    if isinstance(c, Rail): return f'{c.label} ({c.out} 0) bsource v=min(max(v({c.inp}),{_num(-c.v_max)}),{_num(c.v_max)})'
-    if isinstance(c, Relu): return f'{c.label} ({c.out} 0) bsource v=max(v({c.inp}),0)'
+    if isinstance(c, (Rail, *_curves)): return f'{c.label} ({c.out} 0) bsource v={voltage_expression(c)}'
+    if isinstance(c, CCCS): return f"{c.label} ({c.a} {c.b}) {'ccvs' if isinstance(c, CCVS) else 'cccs'} probe=V{c.source} {'rm' if isinstance(c, CCVS) else 'gain'}={_num(c.gain)}"
     (value,) = c.values().values()
     return f"{c.label} ({' '.join(c.nodes)}) {_spectre_words[type(c)]}={_num(value)}"
 
@@ -521,6 +563,8 @@ def netlist(self:Circuit, dialect:str='ngspice', # 'ngspice', 'ltspice' or 'spec
     words = _spice_words & {n.lower() for n in self.nodes}
     if words: raise NetlistError(f"node {min(words)!r} is a word that ngspice keeps for itself; `simulate` may solve this circuit, but printed it would be misread")
     swept = any(_is_swept(v) for c in self for v in c.values().values())
+    for c in self:
+        if isinstance(c, CCCS) and any(_is_swept(s.held) for s in self if isinstance(s, VoltageSource) and s.name.lower()==c.source.lower()): raise NetlistError(f"{c.label} reads the current of V{c.source}, which is swept and therefore printed as a table; put a source of 0 V in series and read that")
     flat, how = one_chip(self, 0), (swept, points, t_stop, dt, reltol, fixed_step)
     if dialect=='spectre': return '\n'.join([f'// {self.title}', 'simulator lang=spectre', *map(_spectre_card, flat), *_spectre_analysis(*how)])+'\n'
     return '\n'.join([f'* {self.title}', *(_card(c, None if t_stop else call) for c in flat), *_spice_analysis(*how), '.end'])+'\n'
@@ -546,6 +590,8 @@ def _read_wave(letter, name, a, b, form, numbers):
     except (TypeError, ValueError) as e: raise NetlistError(f"{form}({numbers[:60]}) of {letter}{name} is not accepted: {e}") from e
     return dict(V=VoltageSource, I=CurrentSource)[letter](name, a, b, wave)
 
+def _curve_form(c, form): return rf'{c.letter}{_N} {_N} 0 V='+re.escape(form).replace(re.escape('{v}'), rf'v\({_N}\)')+r'\n'
+
 _P = ' '.join(f'{k}={_X}' for k in _level_1)
 _transient = rf'\.options reltol={_X} gmin=1e-15( trtol=1000000)?\n\.tran {_X} {_X} 0 {_X}\n'
 
@@ -556,7 +602,8 @@ _forms = [(re.compile(p), make) for p, make in [
     (rf'Eopamp_{_N} {_N} 0 {_N} {_N} {_X}\n', _of(OpAmp)),
     (rf'Vopamp_{_N} {_N} {_N} 0\nHopamp_\1 {_N} 0 Vopamp_\1 {re.escape(_nullor_ohm)}\n', lambda name, p, m, out: OpAmp(name, out, p, m)),
     (rf'Brail_{_N} {_N} 0 V=min\(max\(v\({_N}\),-{_X}\),{_X}\)\n', lambda name, out, inp, low, v: Rail(name, out, inp, float(v))),
-    (rf'Brelu_{_N} {_N} 0 V=max\(v\({_N}\),0\)\n', _of(Relu)),
+    *[(_curve_form(c, form), _of(c)) for c, form in _curves.items()],
+    (rf'F{_N} {_N} {_N} V{_N} {_X}\n', lambda name, a, b, source, v: CCCS(name, a, b, source, float(v))), (rf'H{_N} {_N} {_N} V{_N} {_X}\n', lambda name, a, b, source, v: CCVS(name, a, b, source, float(v))),
     (rf'D{_N} {_N} {_N} model_D\1\n\.model model_D\1 D\(IS={_X} N={_X}\)\n', _of(Diode)),
     (rf'BV{_N} {_N} {_N} V={_T}\n', _swept(VoltageSource)),
     (rf'BI{_N} {_N} {_N} I={_T}\n', _swept(CurrentSource)),

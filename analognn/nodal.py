@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .circuit import (Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Solution, VCCS, VCVS, VoltageSource, check_circuit)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit)
 from .core import CircuitError, ConvergenceError
 from .nonideal import thermal_voltage
 
@@ -46,6 +46,10 @@ class _Equations:
         self.between(self.A, *c.between, j, 1.)
         return j
 
+    def current_of(self, c):
+        "The column of the current that controls it"
+        return next(k for label, k in self.branch.items() if label.lower()==f'v{c.source.lower()}')
+
     def sense(self, a, b):
         "The voltage between `a` and `b` as an input of the next nonlinear block"
         self.entry(self.Q, len(self.owner), self.at(a), 1.); self.entry(self.Q, len(self.owner), self.at(b), -1.)
@@ -75,6 +79,12 @@ def _vcvs(e, c):
 def _vccs(e, c):
     e.between(e.A, c.a, c.b, e.at(c.plus), c.gm); e.between(e.A, c.a, c.b, e.at(c.minus), -c.gm)
 
+def _cccs(e, c): e.between(e.A, c.a, c.b, e.current_of(c), c.gain)
+
+def _ccvs(e, c):
+    j = e.fixed(c)
+    e.difference(j, c.a, c.b); e.entry(e.A, j, e.current_of(c), -c.gain)
+
 def _opamp(e, c):
     j = e.fixed(c)
     e.difference(j, c.plus, c.minus); e.entry(e.A, j, e.at(c.out), -1/c.gain)
@@ -83,7 +93,7 @@ def _clip(e, c):
     j = e.fixed(c)
     e.entry(e.A, j, e.at(c.out), 1.); e.sense(c.inp, '0')
     e.entry(e.P, j, len(e.blocks), 1.)
-    e.blocks.append(('rail', c.v_max) if isinstance(c, Rail) else ('relu',))
+    e.blocks.append(('rail', c.v_max) if isinstance(c, Rail) else (type(c).__name__.lower(),))
 
 def _junction(e, a, b, i_s, volts):
     _conductance(e, a, b, _g0); e.sense(a, b)
@@ -103,7 +113,7 @@ def _mosfet(e, c):
         if isinstance(c.i_s, torch.Tensor) or c.i_s: _junction(e, *(c.b, end)[::sign], c.i_s, thermal_voltage)
 
 _stamps = {Resistor: _resistor, Capacitor: _open, Inductor: _short, VoltageSource: _voltage, CurrentSource: _current, VCVS: _vcvs, VCCS: _vccs, OpAmp: _opamp,
-           Rail: _clip, Relu: _clip, Diode: _diode, Mosfet: _mosfet}
+           CCCS: _cccs, CCVS: _ccvs, Rail: _clip, Relu: _clip, Tanh: _clip, Sigmoid: _clip, Diode: _diode, Mosfet: _mosfet}
 
 # %% ../nbs/32_nodal.ipynb #fcfc57d8
 def _batched(v):
@@ -166,6 +176,9 @@ def mosfet_current(v_gs:torch.Tensor, # Gate over source, volts; all three with 
 def _rail(v, v_max): return v.clamp(-v_max, v_max), ((v.abs()<v_max).double(),)
 def _relu(v): return v.clamp(min=0), ((v>0).double(),)
 
+def _tanh(v): return v.tanh(), (1-v.tanh()**2,)
+def _sigmoid(v): return v.sigmoid(), (v.sigmoid()*(1-v.sigmoid()),)
+
 def _without_g0(v, i_s, a):
     e = i_s*torch.exp(v/a)
     return e-i_s-_g0*v, (e/a-_g0,)
@@ -176,7 +189,7 @@ def _channel(v_gs, v_ds, v_bs, *values):
         slopes = torch.autograd.grad(mosfet_current(*v, *(x.detach() for x in values)).sum(), v)
     return mosfet_current(v_gs, v_ds, v_bs, *values)-_g0*v_ds, (slopes[0], slopes[1]-_g0, slopes[2])
 
-_laws = dict(rail=_rail, relu=_relu, junction=_without_g0, channel=_channel)
+_laws = dict(rail=_rail, relu=_relu, tanh=_tanh, sigmoid=_sigmoid, junction=_without_g0, channel=_channel)
 
 # %% ../nbs/32_nodal.ipynb #b2f97884
 @dataclass

@@ -18,8 +18,8 @@ from time import monotonic
 
 import numpy as np, torch
 
-from .circuit import (Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sine, Solution, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point,
-                              _check_times, _level_1, _nullor_ohm, _num, _options)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point,
+                              voltage_expression, _check_times, _level_1, _nullor_ohm, _options)
 from .core import ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError, pick
 from .nodal import solve
 from .timedomain import transient
@@ -498,7 +498,7 @@ def _pyspice_diode(new, c):
     new.model(f'model_{c.label}', 'D', IS=float(c.i_s), N=float(c.n))
     new.D(c.name, c.a, c.b, model=f'model_{c.label}')
 
-def _pyspice_source(name, f): return lambda new, c: new.BehavioralSource(f'{name}_{c.name}', c.out, new.gnd, voltage_expression=f(c))
+def _pyspice_behaviour(new, c): new.BehavioralSource(c.label[1:], c.out, new.gnd, voltage_expression=voltage_expression(c))
 def _pyspice_linear(method): return lambda new, c: getattr(new, method)(c.name, *c.nodes, *map(float, c.values().values()))
 
 _pyspice_waves = {
@@ -520,8 +520,8 @@ def _pyspice_mosfet(new, c):
 _pyspice_elements = {Resistor: _pyspice_linear('R'), Capacitor: _pyspice_linear('C'), Inductor: _pyspice_linear('L'), Mosfet: _pyspice_mosfet,
     VoltageSource: _pyspice_held('V', 'Voltage'), CurrentSource: _pyspice_held('I', 'Current'),
     VCVS: lambda new, c: new.VCVS(c.name, *c.nodes, voltage_gain=float(c.gain)), VCCS: lambda new, c: new.VCCS(c.name, *c.nodes, transconductance=float(c.gm)),
-    OpAmp: _pyspice_opamp, Diode: _pyspice_diode, Relu: _pyspice_source('relu', lambda c: f'max(v({c.inp}),0)'),
-    Rail: _pyspice_source('rail', lambda c: f'min(max(v({c.inp}),{_num(-c.v_max)}),{_num(c.v_max)})')}
+    CCCS: lambda new, c: new.CCCS(c.name, c.a, c.b, f'V{c.source}', float(c.gain)), CCVS: lambda new, c: new.CCVS(c.name, c.a, c.b, f'V{c.source}', float(c.gain)),
+    OpAmp: _pyspice_opamp, Diode: _pyspice_diode, **{c: _pyspice_behaviour for c in (Rail, Relu, Tanh, Sigmoid)}}
 
 def to_pyspice(self:Circuit
               ): # A `PySpice.Spice.Netlist.Circuit`

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np, torch
 from torch.autograd.function import once_differentiable
 
-from .circuit import (Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Solution, VCCS, VCVS, VoltageSource, Waveform, check_circuit, _check_times)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, _check_times)
 from .core import CircuitError, ConfigError, ConvergenceError, ShapeError
 from .nodal import mosfet_current, solve
 from .nonideal import thermal_voltage
@@ -57,6 +57,10 @@ class _Entries:
         self.values.extend(values)
         return len(self.values)-len(values)
 
+    def current_of(self, c):
+        "The unknown that controls it"
+        return next(k for label, k in self.branch.items() if label.lower()==f'v{c.source.lower()}')
+
     def fixed(self, c, a, b):
         "The current of a fixed voltage at both its ends; the row of its own equation"
         j = self.branch[c.label]
@@ -91,6 +95,14 @@ def _vcvs(e, c, a, b, p, m):
     j = e.fixed(c, a, b)
     e.constant.append((j, e.ground, a, b, 1.)); e.linear.append((j, e.ground, p, m, e.place(-c.gain)))
 
+def _cccs(e, c, a, b): e.linear.append((a, b, e.current_of(c), e.ground, e.place(c.gain)))
+
+def _ccvs(e, c, a, b):
+    j = e.fixed(c, a, b)
+    e.constant.append((j, e.ground, a, b, 1.)); e.linear.append((j, e.ground, e.current_of(c), e.ground, e.place(-c.gain)))
+
+def _refused(e, c, *_): raise CircuitError(f"{c.label} is a {type(c).__name__}, which this engine does not integrate over time; allowed: engine='ngspice'")
+
 def _opamp(e, c, out, p, m):
     j = e.fixed(c, out, e.ground)
     e.constant.append((j, e.ground, p, m, 1.))
@@ -110,7 +122,7 @@ def _mosfet(e, c, d, g, s, b):
         if _is_on(c.i_s): e.diodes.append((*((b, end) if sign>0 else (end, b)), e.place(c.i_s, thermal_voltage)))
 
 _enter = {Resistor: _resistor, Capacitor: _capacitor, Inductor: _inductor, VoltageSource: _voltage, CurrentSource: _current, VCVS: _vcvs, VCCS: _vccs, OpAmp: _opamp,
-          Rail: _clip, Relu: _clip, Diode: _diode, Mosfet: _mosfet}
+          CCCS: _cccs, CCVS: _ccvs, Rail: _clip, Relu: _clip, Tanh: _refused, Sigmoid: _refused, Diode: _diode, Mosfet: _mosfet}
 
 # %% ../nbs/34_timedomain.ipynb #ae5863a2
 def _columns(terms): return [torch.tensor(c).long() for c in zip(*terms)]

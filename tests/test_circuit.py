@@ -18,11 +18,13 @@ def circuits(draw):
     node = st.sampled_from(['0', 'gnd', 'a', 'B', '7', 'n_1'])
     for k in range(draw(st.integers(1, 8))):
         a, b, c, d = (draw(node) for _ in range(4))
-        name, kind = f'{draw(words)}_{k}', draw(st.sampled_from('RVIEGDorlVICLMpsw'))
+        name, kind = f'{draw(words)}_{k}', draw(st.sampled_from('RVIEGDorlVICLMpswFHtS'))
         try:
             if kind=='R': ckt.R(name, a, b, draw(positives))
             elif kind in 'VI': getattr(ckt, kind)(name, a, b, points if draw(st.booleans()) else draw(numbers))
             elif kind in 'EG': getattr(ckt, kind)(name, a, b, c, d, draw(numbers))
+            elif kind in 'FH': getattr(ckt, kind)(name, a, b, draw(words), draw(numbers))
+            elif kind in 'tS': (ckt.tanh if kind=='t' else ckt.sigmoid)(name, a, b)
             elif kind=='D': ckt.D(name, a, b, draw(positives), draw(positives))
             elif kind in 'CL': getattr(ckt, kind)(name, a, b, draw(positives))
             elif kind=='M': (ckt.nmos if draw(st.booleans()) else ckt.pmos)(name, a, b, c, d, draw(positives), vto=draw(numbers), gamma=draw(positives), lambda_=draw(positives), i_s=draw(positives))
