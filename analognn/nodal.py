@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit)
-from .core import CircuitError, ConvergenceError
+from .core import CircuitError, ConvergenceError, ShapeError
 from .nonideal import thermal_voltage
 
 # %% ../nbs/32_nodal.ipynb #b058670d
@@ -254,9 +254,9 @@ def _newton(z, z0, M, blocks, n_steps=200):
 
 # %% ../nbs/32_nodal.ipynb #6bc3852d
 @torch.no_grad()
-def _operating_point(z0, M, blocks):
+def _operating_point(z0, M, blocks, begin):
     "Inputs of the nonlinear components, and how they were found"
-    z, steps = _newton(torch.zeros_like(z0), z0, M, blocks)
+    z, steps = _newton(begin, z0, M, blocks)
     if steps: return z, dict(newton_steps=steps, source_steps=1)
     if 'channel' in blocks.out:
         z, total, leaks = torch.zeros_like(z0), 0, [*(10.**-k for k in range(2, 14)), 0.]
@@ -273,7 +273,15 @@ def _operating_point(z0, M, blocks):
     return z, dict(newton_steps=total, source_steps=100)
 
 # %% ../nbs/32_nodal.ipynb #48364c56
-def solve(ckt:Circuit # Any circuit; its values may differ from point to point and from chip to chip
+def _inputs_at(e, start, like):
+    "Input voltages of the nonlinear components in a solution"
+    if {n.lower() for n in start.nodes}!=set(e.row): raise CircuitError(f"start has the nodes {start.nodes}; allowed: a solution of a circuit with these nodes: {tuple(e.row)}")
+    v = torch.stack([start[n].detach() for n in e.row], -1)
+    try: return (_dense(e.Q, len(e.owner), e.size)[..., :len(e.row)]@v[..., None])[..., 0].expand(like.shape).clone()
+    except RuntimeError as error: raise ShapeError(f"start has voltages {tuple(start.v.shape)}, which do not fit a circuit of (chips, points) {tuple(like.shape[:2])}") from error
+
+def solve(ckt:Circuit, # Any circuit; its values may differ from point to point and from chip to chip
+          start:Solution|None=None # Where Newton's method begins: a solution of a circuit with these nodes, points and chips; None: at zero volts
          )->Solution: # float64; differentiable in every value given as a tensor with `requires_grad`
     "Operating point by nodal analysis; `CircuitError` if there is no unique one, `ConvergenceError` if none was found"
     check_circuit(ckt)
@@ -284,7 +292,7 @@ def solve(ckt:Circuit # Any circuit; its values may differ from point to point a
     if e.blocks:
         Q, blocks = _dense(e.Q, len(e.owner), e.size), _as_blocks(e.blocks, e.owner)
         z0, M = (Q@x0)[..., 0].expand(*shape, -1), Q@T
-        z, info = _operating_point(z0, M, blocks)
+        z, info = _operating_point(z0, M, blocks, torch.zeros_like(z0) if start is None else _inputs_at(e, start, z0))
         u, du = blocks(z)
         z = z + torch.linalg.solve(blocks.jacobian(M, du).detach(), z0+(M@u[..., None])[..., 0]-z)
         x = x + (T@blocks(z)[0][..., None])[..., 0]

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['how_to_install', 'ladder_rungs', 'transient_rungs', 'engines', 'transient_engines', 'find_ngspice', 'RawPlot',
            'read_raw', 'check_deck', 'ngspice_version', 'run_ngspice', 'solve_ngspice', 'solve_pyspice', 'to_pyspice',
-           'transient_ngspice', 'transient_pyspice', 'simulate']
+           'transient_ngspice', 'transient_pyspice', 'simulate', 'random_circuit', 'bench_nodal']
 
 # %% ../nbs/35_spice.ipynb #4900afb0
-import atexit, copy, inspect, math, os, re, shutil, signal, subprocess, sys, tempfile, threading
+import atexit, collections, copy, inspect, math, os, random, re, shutil, signal, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -17,11 +17,13 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np, torch
+from tqdm import tqdm
 
+from .bench import bench
 from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point,
                               voltage_expression, _check_times, _level_1, _nullor_ohm, _options)
-from .core import ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError, pick
-from .nodal import solve
+from .core import CircuitError, ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError, pick
+from .nodal import condition_number, solve
 from .timedomain import transient
 
 # %% ../nbs/35_spice.ipynb #f029acea
@@ -606,3 +608,54 @@ def simulate(ckt:Circuit, # Any circuit
     found, note = ('ngspice', 'ngspice is installed') if find_ngspice() else ('nodal', 'ngspice is not installed, so nodal analysis answered')
     sol = table[found](ckt, **times, timeout=timeout)
     return replace(sol, info=dict(sol.info, note=note))
+
+# %% ../nbs/35_spice.ipynb #3c67a115
+def random_circuit(rng, # A `random.Random`
+                   n_stages:int, # How many
+                   kinds:str # Letters: R, V, I, E, G, F, H; K a buffer and O an inverting amplifier; D diodes, M transistors, r rails, a activations
+                  )->Circuit:
+    "A circuit of one component after the other, each between a new node and nodes that are there"
+    def ohm(): return 10**rng.uniform(1, 7)
+    ckt, nodes, sources = Circuit('random').V('0', 'n0', '0', rng.uniform(-5, 5)), ['n0', '0'], ['0']
+    for k in range(1, n_stages):
+        kind, n, (a, b, c) = rng.choice(kinds), f'n{k}', rng.choices(nodes, k=3)
+        if kind in 'RIGFDM': ckt.R(f'{k}', n, c, ohm())
+        if kind=='R': ckt.R(f'{k}x', a, n, ohm())
+        if kind=='V': ckt.V(f'{k}', n, a, rng.uniform(-5, 5)); sources.append(f'{k}')
+        if kind=='I': ckt.I(f'{k}', a, n, rng.uniform(-1e-3, 1e-3))
+        if kind=='E': ckt.E(f'{k}', n, '0', a, b, rng.uniform(-3, 3))
+        if kind=='G': ckt.G(f'{k}', n, '0', a, b, 10**rng.uniform(-6, -3))
+        if kind=='F': ckt.F(f'{k}', n, '0', rng.choice(sources), rng.uniform(-.5, .5))
+        if kind=='H': ckt.H(f'{k}', n, '0', rng.choice(sources), ohm())
+        if kind=='K': ckt.opamp(f'{k}', n, a, n, rng.choice([1e4, 1e8, float('inf')]))
+        if kind=='O': ckt.R(f'{k}i', a, f'm{k}', ohm()).R(f'{k}f', f'm{k}', n, ohm()).opamp(f'{k}', n, '0', f'm{k}', rng.choice([1e3, 1e5, 1e8, float('inf')]))
+        if kind=='D': ckt.D(f'{k}', *rng.sample([a, n], 2), 10**rng.uniform(-15, -9), rng.uniform(1, 2))
+        if kind=='M': (ckt.nmos if rng.random()<.5 else ckt.pmos)(f'{k}', n, a, b, b, 10**rng.uniform(-6, -4), vto=rng.uniform(-.5, .5), kp=5e-5, lambda_=.05)
+        if kind=='r': ckt.rail(f'{k}', n, a, rng.uniform(.5, 3))
+        if kind=='a': getattr(ckt, rng.choice(['relu', 'tanh', 'sigmoid']))(f'{k}', n, a)
+        nodes.append(n)
+    return ckt
+
+def _against_ngspice(ckt):
+    "What came of a circuit, and the largest difference over the largest voltage"
+    try: nodal = solve(ckt)
+    except CircuitError: return 'no unique solution', None
+    except ConvergenceError: return 'not solved by nodal analysis', None
+    if condition_number(ckt)>1e8: return 'ill-conditioned', None
+    try: other = solve_ngspice(ckt)
+    except (ConvergenceError, EngineError): return 'refused by ngspice', None
+    far = lambda sol: ((other-sol).v.abs().max()/sol.v.abs().max().clamp(min=1e-300)).item()
+    if far(nodal)>1e-6 and far(solve(ckt, start=other))<1e-6: return 'two operating points', None        # both hold: Newton's method, begun at ngspice's, stays there
+    return 'compared', far(nodal)
+
+@bench('nodal')
+def bench_nodal(mode:str # 'quick', 'default' or 'full'
+               )->dict:
+    "Random circuits of all kinds, nodal analysis against ngspice"
+    n, result = dict(quick=20, default=500, full=2500)[mode], {}
+    for title, kinds in {'linear': 'RRRRVIEGFHKO', 'nonlinear': 'RRRRVIEGFHKODDMMra'}.items():
+        rng = random.Random(f'{title} circuits')
+        with tqdm(range(n), desc=title) as bar: seen = [_against_ngspice(random_circuit(rng, rng.randint(4, 24), kinds)) for _ in bar]
+        errors = [e for what, e in seen if what=='compared']
+        result[title] = dict(collections.Counter(what for what, _ in seen)) | {'largest difference': max(errors), 'above 1e-9': sum(e>1e-9 for e in errors), 'above 1e-6': sum(e>1e-6 for e in errors)}
+    return result
