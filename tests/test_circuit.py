@@ -1,10 +1,11 @@
 "Circuits: what is printed is what is read; nothing else is accepted"
-import string
+import random, string
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from analognn.circuit import PWL, Circuit, Pulse, Sine, check_circuit, from_netlist, one_chip, one_point
-from analognn.core import CircuitError, NetlistError, ShapeError
+from analognn.core import AnalogError, CircuitError, NetlistError, ShapeError
+from analognn.spice import random_circuit
 
 words = st.text(string.ascii_letters+string.digits+'_', min_size=1, max_size=6)
 numbers = st.floats(-1e9, 1e9, allow_nan=False)
@@ -51,6 +52,29 @@ def test_any_text_is_read_or_refused(text):
     for netlist in (text, f'* t\n{text}\n.end\n'):
         try: from_netlist(netlist)
         except (NetlistError, CircuitError, ShapeError): pass
+
+_nasty = ['.control', '.endc', 'shell touch x', '.include /etc/passwd', '.lib a b', '*ng_script', 'echo `id`', 'pre_osdi x', '.param x=1', '.subckt a b c', 'write /tmp/x', 'R1 a b {x}', '.options', 'B1 a 0 V=v(b)', '\x00', '\n', 'é', '1e', '+ 3', '.end']
+
+def mutated(rng, text):
+    "A netlist with a few things in it changed, doubled, left out or put in"
+    for _ in range(rng.randint(1, 4)):
+        at, lines = rng.randrange(len(text)+1), text.split('\n')
+        text = rng.choice([lambda: text[:at]+text[at+1:], lambda: text[:at]+chr(rng.randrange(32, 127))+text[at:], lambda: text[:at]+rng.choice(_nasty)+text[at:], lambda: text[:at],
+                           lambda: '\n'.join(rng.sample(lines, len(lines))), lambda: '\n'.join(lines[:(k := rng.randrange(len(lines)+1))]+[rng.choice(_nasty)]+lines[k:]), lambda: text+text])()
+    return text
+
+@pytest.mark.parametrize('n', [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_fuzzed_netlists(n, tmp_path, monkeypatch):
+    "Read to a circuit that prints as it was read, or refused by one of our errors; no file is touched"
+    monkeypatch.chdir(tmp_path)
+    rng, read = random.Random(n), 0
+    for _ in range(n):
+        text = mutated(rng, random_circuit(rng, rng.randint(2, 12), 'RRVIEGFHKODMra').netlist())
+        try: ckt = from_netlist(text)
+        except AnalogError: continue
+        assert ckt.netlist()==text
+        read += 1
+    assert 0<read<n and not list(tmp_path.iterdir())
 
 def test_long_garbage_is_refused_quickly():
     with pytest.raises(NetlistError): from_netlist('* t\nBVx a 0 V=pwl(v(index_sweep),'+'1'*5000+'!)\n.end\n')
