@@ -146,11 +146,11 @@ def _reduce(e):
     scale = 1/A.detach().abs().amax(-1, keepdim=True)
     A, b, P = A*scale, b*scale, P*scale
     probe = torch.randn(e.size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    growth = _solve_rows(A.detach(), probe.expand(*A.shape[:2], -1, -1)).abs().amax()
-    if A.shape[1]>1: return _solve_rows(A, b), _solve_rows(A, P.expand(*A.shape[:2], -1, -1)), growth
-    A, P = A[:, 0], P[:, 0].expand(len(A), -1, -1)                     # the same matrix at every point: points are right-hand sides
-    x0 = _solve_rows(A, b[..., 0].mT.expand(len(A), -1, -1) if len(b)==1 else b[..., 0].mT)
-    return x0.mT[..., None], _solve_rows(A, P)[:, None], growth
+    if A.shape[1]==1: A, b, P = A[:, 0], b[..., 0].mT, P[:, 0]         # the same matrix at every point: points are right-hand sides
+    chips = torch.broadcast_shapes(A.shape[:-2], b.shape[:-2])
+    x = _solve_rows(A.expand(*chips, *A.shape[-2:]), torch.cat([m.expand(*chips, *m.shape[-2:]) for m in (b, P, probe)], -1))
+    x0, T, growth = x[..., :b.shape[-1]], x[..., b.shape[-1]:-1], x[..., -1].detach().abs().amax()
+    return (x0, T, growth) if A.ndim==4 else (x0.mT[..., None], T[:, None], growth)
 
 # %% ../nbs/32_nodal.ipynb #30efb22c
 def mosfet_current(v_gs:torch.Tensor, # Gate over source, volts; all three with the sign of a p-channel turned
@@ -237,12 +237,16 @@ def _limit(new, old, blocks):
     for k in blocks.inp.get('channel', ()): new[..., k] = old[..., k]+(new[..., k]-old[..., k]).clamp(-.5, .5)
     return new
 
+def _apply(M, u):
+    "M u for vectors u (chips, points, n), without copies of a matrix that all points share"
+    return u@M[..., 0, :, :].mT if M.shape[-3]==1 else (M@u[..., None])[..., 0]
+
 def _newton(z, z0, M, blocks, n_steps=200):
     "Solve z = z0 + M f(z) from `z`; the number of steps, or None if it does not converge"
     last = float('inf')
     for k in range(n_steps):
         u, du = blocks(z)
-        step, _ = torch.linalg.solve_ex(blocks.jacobian(M, du), z0+(M@u[..., None])[..., 0]-z)
+        step, _ = torch.linalg.solve_ex(blocks.jacobian(M, du), z0+_apply(M, u)-z)
         full = z + step
         new = _limit(full, z, blocks)
         if not torch.isfinite(new).all(): return z, None
@@ -253,9 +257,21 @@ def _newton(z, z0, M, blocks, n_steps=200):
     return z, None
 
 # %% ../nbs/32_nodal.ipynb #6bc3852d
+def _substitute(z, z0, M, blocks, n_steps=30):
+    "z = z0 + M f(z) by putting in what comes out: exact after as many steps as there are layers, where nothing leads back; else None for the steps, and Newton's method has to do it"
+    for k in range(n_steps):
+        new = z0+_apply(M, blocks(z)[0])
+        moved = (new-z).abs()
+        if not moved.isfinite().all(): break
+        if (moved<=1e-14+1e-13*new.abs()).all(): return new, k+1
+        z = new
+    return z, None
+
 @torch.no_grad()
 def _operating_point(z0, M, blocks, begin):
     "Inputs of the nonlinear components, and how they were found"
+    z, steps = (begin, None) if {'junction', 'channel'} & blocks.out.keys() else _substitute(begin, z0, M, blocks)
+    if steps: return z, dict(newton_steps=0, source_steps=1, substitutions=steps)
     z, steps = _newton(begin, z0, M, blocks)
     if steps: return z, dict(newton_steps=steps, source_steps=1)
     if 'channel' in blocks.out:
@@ -291,11 +307,12 @@ def solve(ckt:Circuit, # Any circuit; its values may differ from point to point 
     x, info = x0[..., 0], dict(newton_steps=0, source_steps=1)
     if e.blocks:
         Q, blocks = _dense(e.Q, len(e.owner), e.size), _as_blocks(e.blocks, e.owner)
-        z0, M = (Q@x0)[..., 0].expand(*shape, -1), Q@T
+        z0, M = _apply(Q, x).expand(*shape, -1), Q@T
         z, info = _operating_point(z0, M, blocks, torch.zeros_like(z0) if start is None else _inputs_at(e, start, z0))
-        u, du = blocks(z)
-        z = z + torch.linalg.solve(blocks.jacobian(M, du).detach(), z0+(M@u[..., None])[..., 0]-z)
-        x = x + (T@blocks(z)[0][..., None])[..., 0]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (z0, M, *(v for vs in blocks.values.values() for v in vs))):
+            u, du = blocks(z)
+            z = z + torch.linalg.solve(blocks.jacobian(M, du).detach(), z0+_apply(M, u)-z)        # zero in value; it carries the gradient
+        x = x + _apply(T, blocks(z)[0])
     return _as_solution(ckt, e, x.expand(*shape, -1), info)
 
 # %% ../nbs/32_nodal.ipynb #42a425be
