@@ -237,7 +237,7 @@ def _limit(new, old, blocks):
     for k in blocks.inp.get('channel', ()): new[..., k] = old[..., k]+(new[..., k]-old[..., k]).clamp(-.5, .5)
     return new
 
-def _apply(M, u):
+def _times(M, u):
     "M u for vectors u (chips, points, n), without copies of a matrix that all points share"
     return u@M[..., 0, :, :].mT if M.shape[-3]==1 else (M@u[..., None])[..., 0]
 
@@ -246,7 +246,7 @@ def _newton(z, z0, M, blocks, n_steps=200):
     last = float('inf')
     for k in range(n_steps):
         u, du = blocks(z)
-        step, _ = torch.linalg.solve_ex(blocks.jacobian(M, du), z0+_apply(M, u)-z)
+        step, _ = torch.linalg.solve_ex(blocks.jacobian(M, du), z0+_times(M, u)-z)
         full = z + step
         new = _limit(full, z, blocks)
         if not torch.isfinite(new).all(): return z, None
@@ -260,7 +260,7 @@ def _newton(z, z0, M, blocks, n_steps=200):
 def _substitute(z, z0, M, blocks, n_steps=30):
     "z = z0 + M f(z) by putting in what comes out: exact after as many steps as there are layers, where nothing leads back; else None for the steps, and Newton's method has to do it"
     for k in range(n_steps):
-        new = z0+_apply(M, blocks(z)[0])
+        new = z0+_times(M, blocks(z)[0])
         moved = (new-z).abs()
         if not moved.isfinite().all(): break
         if (moved<=1e-14+1e-13*new.abs()).all(): return new, k+1
@@ -307,12 +307,12 @@ def solve(ckt:Circuit, # Any circuit; its values may differ from point to point 
     x, info = x0[..., 0], dict(newton_steps=0, source_steps=1)
     if e.blocks:
         Q, blocks = _dense(e.Q, len(e.owner), e.size), _as_blocks(e.blocks, e.owner)
-        z0, M = _apply(Q, x).expand(*shape, -1), Q@T
+        z0, M = _times(Q, x).expand(*shape, -1), Q@T
         z, info = _operating_point(z0, M, blocks, torch.zeros_like(z0) if start is None else _inputs_at(e, start, z0))
         if torch.is_grad_enabled() and any(t.requires_grad for t in (z0, M, *(v for vs in blocks.values.values() for v in vs))):
             u, du = blocks(z)
-            z = z + torch.linalg.solve(blocks.jacobian(M, du).detach(), z0+_apply(M, u)-z)        # zero in value; it carries the gradient
-        x = x + _apply(T, blocks(z)[0])
+            z = z + torch.linalg.solve(blocks.jacobian(M, du).detach(), z0+_times(M, u)-z)        # zero in value; it carries the gradient
+        x = x + _times(T, blocks(z)[0])
     return _as_solution(ckt, e, x.expand(*shape, -1), info)
 
 # %% ../nbs/32_nodal.ipynb #42a425be
