@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Waveform', 'Pulse', 'Sine', 'PWL', 'Component', 'Resistor', 'Capacitor', 'Inductor', 'VoltageSource', 'CurrentSource',
            'VCVS', 'VCCS', 'CCCS', 'CCVS', 'Diode', 'Mosfet', 'OpAmp', 'Rail', 'Relu', 'Tanh', 'Sigmoid',
-           'voltage_expression', 'Circuit', 'pick_values', 'one_chip', 'one_point', 'check_circuit', 'netlist',
-           'from_netlist', 'Solution']
+           'voltage_expression', 'Circuit', 'scaled', 'pick_values', 'one_chip', 'one_point', 'check_circuit',
+           'netlist', 'from_netlist', 'Solution']
 
 # %% ../nbs/30_circuit.ipynb #deea5492
 import re
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from math import inf, pi
 from pathlib import Path
 from typing import ClassVar
@@ -405,6 +406,18 @@ def with_values(self:Circuit, values:dict # By name: {'R1.ohm': 2e3, 'Vin.v2': 1
         pick(known, field, f'value of {label}')
         new.setdefault(label.lower(), {})[field] = v
     return Circuit(self.title).add(*(c.with_values(**new[k]) if k in new else c for k,c in self.components.items()))
+
+# %% ../nbs/30_circuit.ipynb #e83dc8fd
+def scaled(ckt:Circuit, # A circuit
+           factors:dict # By pattern, in which * stands for anything: {'Rw*.ohm': 1.1, 'Vref.volt': .9, 'M*.kp': torch.tensor([.8, 1., 1.2])}
+          )->Circuit:
+    "A copy of the circuit with values multiplied, each by all factors whose patterns it fits"
+    known, new = {f'{c.label}.{k}': v for c in ckt for k, v in c.values().items()}, {}
+    for pattern, factor in factors.items():
+        found = [name for name in known if fnmatchcase(name.lower(), pattern.lower())]
+        if not found: raise CircuitError(f"factors has {pattern!r}, which fits no value; allowed: patterns of values such as {', '.join(list(known)[:4])}")
+        for name in found: new[name] = new.get(name, known[name])*factor
+    return ckt.with_values(new)
 
 # %% ../nbs/30_circuit.ipynb #2ce17bd0
 def pick_values(ckt:Circuit, # A circuit with chips or points
