@@ -78,7 +78,7 @@ class CircuitConfig(Config):
 
 class CalibrationConfig(Config):
     "What corrects the outputs"
-    methods: list[Literal['affine', 'polynomial', 'learned']] = Field(['affine', 'polynomial', 'learned'], description='any of affine, polynomial, learned')
+    methods: list[Literal[tuple(calibrators)]] = Field(['affine', 'polynomial', 'learned'], description=f"any of {', '.join(calibrators)}")
     degree: int = Field(2, ge=1, le=5, description='of the polynomial')
     epochs: int = Field(150, ge=1, le=100_000, description='of the learned calibrator')
     lr: float = Field(1e-2, gt=0, le=1, description="the learned calibrator's learning rate")
@@ -171,7 +171,7 @@ def climb(cfg:PipelineConfig, # The whole configuration
 
 # %% ../nbs/71_pipeline.ipynb #743f3d5d
 def make_calibrator(cfg:PipelineConfig, # The whole configuration
-                    method:str # 'affine', 'polynomial' or 'learned'
+                    method:str # One of `calibrators`
                    ):
     "A calibrator with the configuration's settings"
     c = cfg.calibration
