@@ -30,6 +30,7 @@ _names = {module: names.split() for module, names in dict(
     calibrate = 'Affine Ensemble GaussianProcess HMAC Isotonic Learned PINC Polynomial compare_calibrators',
     validate = 'ladder metrics',
     corners = 'over_time sweep_hardware',
+    energy = 'energy_report network_energy',
     temporal = 'TemporalConfig run_temporal',
     geosparse = 'GeoSparseConfig GeoSparseLinear GeoSparseNet geo_connectivity',
     geo_estimators = 'GeoSparseClassifier GeoSparseRegressor',
