@@ -60,6 +60,7 @@ class AnalogMultiheadAttention(nn.Module):
                 is_causal:bool=False # A hint that attn_mask is causal
                )->tuple: # Outputs like query; weights (B, L, S) or (B, num_heads, L, S), or None
         "Attend"
+        if is_causal and attn_mask is None: raise ConfigError('is_causal is a hint about attn_mask, which is None; allowed: along with the mask')
         single = query.ndim==2
         if single: query, key, value, key_padding_mask = (t if t is None else t[None] for t in (query, key, value, key_padding_mask))
         elif not self.batch_first: query, key, value = (t.transpose(0, 1) for t in (query, key, value))

@@ -578,7 +578,8 @@ def netlist(self:Circuit, dialect:str='ngspice', # 'ngspice', 'ltspice' or 'spec
     swept = any(_is_swept(v) for c in self for v in c.values().values())
     for c in self:
         if isinstance(c, CCCS) and any(_is_swept(s.held) for s in self if isinstance(s, VoltageSource) and s.name.lower()==c.source.lower()): raise NetlistError(f"{c.label} reads the current of V{c.source}, which is swept and therefore printed as a table; put a source of 0 V in series and read that")
-    flat, how = one_chip(self, 0), (swept, points, t_stop, dt, reltol, fixed_step)
+    known = {s.name.lower(): s.name for s in self if isinstance(s, VoltageSource)}
+    flat, how = [replace(c, source=known.get(c.source.lower(), c.source)) if isinstance(c, CCCS) else c for c in one_chip(self, 0)], (swept, points, t_stop, dt, reltol, fixed_step)
     if dialect=='spectre': return '\n'.join([f'// {self.title}', 'simulator lang=spectre', *map(_spectre_card, flat), *_spectre_analysis(*how)])+'\n'
     return '\n'.join([f'* {self.title}', *(_card(c, None if t_stop else call) for c in flat), *_spice_analysis(*how), '.end'])+'\n'
 Circuit.netlist = netlist

@@ -9,6 +9,7 @@ __all__ = ['boltzmann', 'electron', 'PowerDrift', 'Temperature', 'CircuitNoise',
 # %% ../nbs/16_conditions.ipynb #880e702e
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -103,10 +104,11 @@ class StuckAt:
         return torch.where(u<self.open, 1., torch.where(u<self.open+self.short, side, 0.))
 
 def with_faults(w:Tensor, # (..., n_out, n_in) weights as written
-                fault:Tensor # What `StuckAt.draw` gave
+                fault:Tensor, # What `StuckAt.draw` gave
+                dims:tuple=(-2, -1) # Dimensions of one array; what comes before are chips
                )->Tensor:
     "Weights with stuck cells in their place; differentiable where they are healthy"
-    largest = w.detach().abs().amax((-2, -1), keepdim=True) if w.ndim>1 else w.detach().abs().amax()
+    largest = w.detach().abs().amax(dims, keepdim=True)
     return torch.where(fault==0, w, largest*fault.sign()*(fault.abs()>1))
 
 # %% ../nbs/16_conditions.ipynb #650e4e2a
@@ -133,13 +135,14 @@ class WeightModifier:
     def __post_init__(self):
         _check('0 or more', lambda v: 0<=v<math.inf, add_normal=self.add_normal, mult_normal=self.mult_normal, res=self.res)
         _check('0 or more, below 1', lambda v: 0<=v<1, pdrop=self.pdrop)
+        object.__setattr__(self, 'drop_below', NormalDist().inv_cdf(self.pdrop) if self.pdrop else -math.inf)     # of a normal number
 
     def __call__(self, w:Tensor, # Weights
                  normal # normal(k): normal numbers like w; others for another k
                 )->Tensor:
         "Rounded, disturbed, and with holes"
-        largest = w.detach().abs().amax()
+        largest = w.detach().abs().amax().clamp(min=torch.finfo(w.dtype).tiny)
         if self.res: w = through(w, lambda v: (v/(self.res*largest)).round()*(self.res*largest))
         if self.mult_normal: w = w+self.mult_normal*w.detach()*normal(0)
         if self.add_normal: w = w+self.add_normal*largest*normal(1)
-        return w*(normal(2)>torch.special.ndtri(torch.tensor(self.pdrop, dtype=w.dtype, device=w.device))) if self.pdrop else w
+        return w*(normal(2)>self.drop_below) if self.pdrop else w

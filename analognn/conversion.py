@@ -6,7 +6,7 @@
 __all__ = ['convert', 'convert_back', 'conversion_report', 'bench_conversion', 'fit_converters']
 
 # %% ../nbs/24_conversion.ipynb #96e345ad
-import os, threading, time
+import itertools, os, threading, time
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from torch import nn
 
 from .attention import AnalogMultiheadAttention
 from .bench import bench
-from .core import ConfigError
+from .core import ConfigError, stream_seed
 from .nn import AnalogConv, AnalogConv1d, AnalogConv2d, AnalogConv3d, AnalogEmbedding, AnalogLinear, AnalogLinearMapped, AnalogRNN, Tile, analog_layers
 from .nonideal import Converter, Hardware
 
@@ -84,6 +84,7 @@ def _refuse(layer, resistive):
     def no(allowed): raise ConfigError(f"{layer}: allowed: {allowed}; name it in exclude")
     if any(p.is_meta for p in layer.parameters()): raise ConfigError(f"{layer} has its weights on 'meta'; allowed: weights that exist")
     if type(layer) in _convs and (layer.groups!=1 or layer.padding_mode!='zeros' or isinstance(layer.padding, str)): no('one group, and a number of zeros as padding')
+    if 'weight' in vars(layer) or hasattr(layer, 'parametrizations'): no('weights that are parameters; take pruning, weight norm or parametrizations off first')
     if isinstance(layer, nn.RNNBase) and layer.proj_size: no('no projection')
     if isinstance(layer, nn.MultiheadAttention) and (layer.bias_k is not None or layer.add_zero_attn): no('attention without bias_k, bias_v and add_zero_attn')
     if isinstance(layer, nn.Embedding) and (layer.max_norm or layer.scale_grad_by_freq or layer.sparse or resistive is not None): no('embeddings without max_norm, scale_grad_by_freq and sparse, and not resistive')
@@ -102,8 +103,10 @@ def convert(model:nn.Module, # Changed in place; a layer by itself is replaced
     found = _find(model, rules, exclude)
     if not found: raise ConfigError('the model has nothing to convert'+(': its layers are analog already' if analog_layers(model) else '; allowed: models with linear, convolutional, recurrent or attention layers'))
     for layer, _ in found: _refuse(layer, resistive)
-    _check_ties([layer for layer, _ in found], resistive, (max_input_size, max_output_size))
-    with torch.random.fork_rng(devices=[]):              # keys of noise are drawn, but PyTorch's global state is left as it was
+    _check_effect(rules, exclude, found, names)
+    _check_ties(model, [layer for layer, _ in found], resistive, (max_input_size, max_output_size))
+    with torch.random.fork_rng(devices=[]):              # keys of noise are drawn, others at each call, but PyTorch's global state is left as it was
+        torch.manual_seed(stream_seed(int(torch.randint(2**62, ())), 'conversion', next(_calls)))
         while found:
             layer, places = found.pop()                  # one by one: the old layer's memory is free before the next is made
             new = _twin(layer, hardware=_ruled(layer, places[0], rules, hardware), resistive=resistive, max_input_size=max_input_size, max_output_size=max_output_size)
@@ -114,6 +117,17 @@ def convert(model:nn.Module, # Changed in place; a layer by itself is replaced
         if isinstance(m, nn.TransformerEncoderLayer): m.activation_relu_or_gelu = 0     # PyTorch's fast path would take the weights and pass by the layers
         if isinstance(m, nn.TransformerEncoder): m.enable_nested_tensor = m.use_nested_tensor = False
     return model
+
+_calls = itertools.count()
+
+def _check_effect(rules, exclude, found, names):
+    "Complain about rules that fit no layer, and about exclusions inside of one"
+    places = [(layer, place) for layer, all_places in found for place in all_places]
+    for r in rules:
+        if not any(type(layer) is r if isinstance(r, type) else fnmatchcase(place, r) for layer, place in places): raise ConfigError(f"a rule names {r!r}, which is no layer that is converted; allowed: their types and names, such as {', '.join(p for _, p in places[:5])}")
+    for e in exclude:
+        inside = [n for n in names if isinstance(e, str) and fnmatchcase(n, e) and any(place and n.startswith(place+'.') for _, place in places)]
+        if inside: raise ConfigError(f"exclude names {inside[0]!r}, which lies inside a layer that is converted as a whole; allowed: that layer")
 
 def _exclusions(exclude):
     if isinstance(exclude, (str, type)): raise ConfigError(f"exclude names {exclude!r}; allowed: a list of types and names")
@@ -148,17 +162,18 @@ def _twin(layer, **analog):
     "The analog twin of a layer, with its mode, its hooks, and frozen as it was"
     new = _converter(layer)(layer, **analog).train(layer.training)
     for name, hooks in vars(layer).items():
-        if '_hooks' in name and 'state_dict' not in name: new.__dict__[name] = hooks
+        if '_hook' in name and 'state_dict' not in name: new.__dict__[name] = hooks
     if analog['resistive'] is not None and not next(layer.parameters()).requires_grad: new.requires_grad_(False)
     return new
 
-def _check_ties(layers, resistive, sizes):
+def _check_ties(model, layers, resistive, sizes):
     "Complain about tied weights that would come apart"
-    seen, whole = {}, (nn.Linear, nn.Embedding)
+    whole, inside = (nn.Linear, nn.Embedding), {id(part) for m in layers for part in m.modules()}
+    seen = {id(p): m for m in model.modules() if id(m) not in inside for p in m.parameters(recurse=False)}
     for m in layers:
         for p in m.parameters():
             other = seen.setdefault(id(p), m)
-            if other is not m and (resistive is not None or any(sizes) or type(m) not in whole or type(other) not in whole): raise ConfigError(f"{other} and {m} share a parameter; allowed: ties of ordinary linear layers and embeddings in one array; name one in exclude")
+            if other is not m and (resistive is not None or any(sizes) or type(m) not in whole or id(other) in inside and type(other) not in whole): raise ConfigError(f"{other} and {m} share a parameter; allowed: ties of ordinary linear layers and embeddings in one array; name one in exclude")
 
 # %% ../nbs/24_conversion.ipynb #4325d86d
 def _plain_linear(m, values):
@@ -199,8 +214,9 @@ def _values(layer, chip):
     "Weight and bias of a layer, as parameters"
     if isinstance(layer, AnalogLinearMapped):
         if chip: raise ConfigError('chip is asked for, and a layer has several arrays, each with converters of its own; allowed: chip=False, or layers of one array')
-        return tuple(v if v is None else nn.Parameter(v.clone()) for v in layer.designed())
-    if chip or hasattr(layer, 'tile'): return tuple(v if v is None else nn.Parameter(v.detach().clone()) for v in ((layer.effective('weight'), layer.effective('bias')) if chip else (layer.weight, layer.bias)))
+        learns = layer.arrays[0][0].weight.requires_grad
+        return tuple(v if v is None else nn.Parameter(v.clone(), learns) for v in layer.designed())
+    if hasattr(layer, 'tile') or chip: return tuple(v if v is None else nn.Parameter(v.detach().clone(), next(layer.parameters()).requires_grad) for v in ((layer.effective('weight'), layer.effective('bias')) if chip else (layer.weight, layer.bias)))
     return layer.weight, layer.bias
 
 def convert_back(model:nn.Module, # With analog layers; changed in place, a layer by itself is replaced
@@ -271,7 +287,7 @@ def fit_converters(model:nn.Module, # With analog layers, changed in place
     "Give every analog layer converters whose ranges hold what it sees"
     seen, layers = {}, analog_layers(model)
     if not layers: raise ConfigError('the model has no analog layers; allowed: at least one')
-    before = {name: layer.hardware for name, layer in layers.items()}
+    before, ranges = {name: layer.hardware for name, layer in layers.items()}, {name: dict(layer.named_parameters(recurse=False)) for name, layer in layers.items()}
     def note(name, values):
         reach = [v.abs().max().nan_to_num(float('inf')).item() for v in values]
         seen[name] = tuple(map(max, reach, seen.get(name, (1e-6, 1e-6))))
@@ -280,7 +296,9 @@ def fit_converters(model:nn.Module, # With analog layers, changed in place
     try: run()
     finally:
         for h in hooks: h.remove()
-        for name, layer in layers.items(): layer.hardware = before[name]
+        for name, layer in layers.items():
+            layer.hardware = before[name]
+            layer._parameters.update({k: p for k, p in ranges[name].items() if k in ('dac_range', 'adc_range')})
     for name in layers:
         if name not in seen: raise ConfigError(f"run did not use layer {name!r}")
         if not all(v<float('inf') for v in seen[name]): raise ConfigError(f"layer {name!r} saw values that are NaN or infinite")

@@ -6,6 +6,7 @@
 __all__ = ['sweep_hardware', 'over_time']
 
 # %% ../nbs/44_corners.ipynb #d1830e09
+import copy
 from dataclasses import replace
 from itertools import product
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from .core import ConfigError, stream
-from .nn import analog_layers, draw, drift, seed_, with_hardware
+from .nn import analog_layers, draw, drift, seed_
 from .stats import mean_interval
 
 # %% ../nbs/44_corners.ipynb #a23073a3
@@ -55,7 +56,7 @@ def sweep_hardware(model:nn.Module, # With analog layers; it stays as it is
 
 def _changed(model, fields):
     "A copy of the model whose layers have other hardware"
-    new = with_hardware(model, None)
+    new = copy.deepcopy(model)
     for layer, old in zip(analog_layers(new).values(), analog_layers(model).values()):
         try: layer.hardware = replace(old.hardware, **fields)
         except TypeError as e: raise ConfigError(f"grid names a field that hardware does not have: {e}") from None

@@ -47,6 +47,7 @@ class Wires(NamedTuple):
 
 def _check_cells(g):
     if g.ndim<2 or 0 in g.shape: raise ShapeError(f"g is {tuple(g.shape)}; expected (..., n_out, n_in), none of them 0")
+    if g.device.type!='cpu': raise ConfigError(f"g lives on {g.device}; allowed: the CPU")
     if not ((g>=0) & (g<math.inf)).all(): raise ConfigError('g has entries that are negative, infinite or NaN; allowed: conductances of 0 or more')
 
 # %% ../nbs/33_crossbar.ipynb #aba8d2b1

@@ -151,10 +151,10 @@ def _unrolled(m, shape):
 def stages(model:nn.Module, # A linear layer or a convolution, or a Sequential of these, `Flatten`, and ReLU, Tanh or Sigmoid after a layer
            input_shape:tuple|None=None # (channels, places...) of what a convolution takes; None: there is none
           )->list: # (LayerChip, 'relu', 'tanh', 'sigmoid' or '') for each layer
-    "The layers of a network as they will be built, convolutions with a neuron for each place; anything else is refused by name"
+    "The layers of a network as they will be built, convolutions with a neuron for each place (at a padded border it has fewer resistors, and so less noise gain than `AnalogConv` counts); anything else is refused by name"
     parts, found, shape = list(model) if isinstance(model, nn.Sequential) else [model], [], input_shape
     for k, m in enumerate(parts):
-        if isinstance(m, nn.Linear): found.append((_as_chip(m), '')); shape = None
+        if type(m) in (nn.Linear, AnalogLinear): found.append((_as_chip(m), '')); shape = None
         elif isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, AnalogConv)):
             layer, shape = _unrolled(m, shape)
             found.append((layer, ''))
@@ -196,7 +196,7 @@ def fit_to_rails(model:nn.Sequential, # Sequential of linear layers and ReLUs
                  fill:float=.8 # Part of the range that the largest output takes
                 )->nn.Module: # A copy that decides as the model does
     "Scale all layers so that no output on `x` exceeds `fill` times `v_max`"
-    stages(model)
+    if any(curve not in ('', 'relu') for _, curve in stages(model)): raise CircuitError('the model has Tanh or Sigmoid, which scaling would change; allowed: layers with and without ReLU')
     new, before = copy.deepcopy(model), 1.
     if not isinstance(model, nn.Sequential): raise CircuitError(f"model is a {type(model).__name__}; allowed: a Sequential of linear layers and ReLUs")
     if v_max==math.inf: return new

@@ -131,9 +131,9 @@ class _Learning(torch.autograd.Function):
         return grad, torch.full_like(tile.handle, _unit), None, None
 
 # %% ../nbs/21_nn.ipynb #ae67e3be
-def _nothing(like): return torch.zeros((), dtype=like.dtype, device=like.device).expand(like.shape)       # zeros that take no room: many layers never see a chip
+def _nothing(like): return torch.zeros((1,)*like.ndim, dtype=like.dtype, device=like.device)      # one zero for all: many layers never see a chip
 
-def _is_nothing(t): return any(n>1 and not step for n, step in zip(t.shape, t.stride()))
+def _is_nothing(t): return t.numel()==1 and (t.is_meta or not t.any())
 
 _chip_names = [f'{name}_{what}' for name in ('weight', 'bias') for what in ('delta', 'error', 'fault')]
 
@@ -173,7 +173,8 @@ class AnalogLinear(nn.Linear):
     """A linear layer with the errors of its circuit; `weight` and `bias` are what one would like to have
 
 With `resistive` the weight lies in a `Tile` and learns by pulses, under `AnalogSGD`. `weight` is then a copy of what the tile shows; assigning to it writes the tile. The bias stays an ordinary parameter.
-With `hardware` the product is that of the circuit, and `forward_io` and `backward_io` have no part in it. What a chip makes of the weights is computed again when a parameter or buffer was changed; a change through `.data`, which PyTorch does not count, is not seen."""
+With `hardware` the product is that of the circuit, and `forward_io` and `backward_io` have no part in it. What a chip makes of the weights is computed again when a parameter or buffer was changed; a change through `.data`, which PyTorch does not count, is not seen.
+Buffers of a chip that was never drawn hold one zero for all weights, and are left out of `state_dict`. Noise is counted by reads: a forward pass that is made twice for one backward pass, as by activation checkpointing, has other noise the second time."""
     def __init__(self, n_in:int, # Inputs
                  n_out:int, # Outputs
                  bias:bool=True, # With a bias?
@@ -191,7 +192,7 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         for name, like in (('weight', self.weight), ('bias', self.bias)):
             for what in ('delta', 'error', 'fault'): self.register_buffer(f'{name}_{what}', None if like is None else _nothing(like))
         self.register_buffer('offset', torch.zeros(n_out, device=device, dtype=dtype))
-        self.register_buffer('rng', torch.tensor([int(torch.randint(2**62, ())), 0]))     # as the weights, from PyTorch's global state
+        self.register_buffer('rng', torch.tensor([int(torch.randint(2**62, (), device='cpu')), 0], device='cpu'))     # as the weights, from PyTorch's global state
         self.hardware = hardware or Hardware()
         if resistive is not None: self._make_tile(resistive, forward_io, backward_io)
 
@@ -247,10 +248,10 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         "What the chip makes of weights or biases, and the sums of the absolute values of each row, if they are asked for"
         h, (delta, error, fault) = self.hardware, (getattr(self, f'{name}_{what}') for what in ('delta', 'error', 'fault'))
         free = is_traced(w, error, delta, fault) or error.requires_grad or delta.requires_grad      # then nothing may depend on values
-        if free or self._once(f'{name} fault', (fault,), lambda: bool(fault.any())): w, error = with_faults(w+error, fault), None
+        if free or self._once(f'{name} fault', (fault,), lambda: bool(fault.any())): w, error = with_faults(w+error, fault, (-1,) if name=='bias' else (-2, -1)), None
         if free: scale = h.factor/(1+delta)
         else:
-            scale = self._once(f'{name} scale', (delta,), lambda: h.factor/(1+delta) if h.factor!=1. or delta.any() else None, h.factor)
+            scale = self._once(f'{name} scale', (delta,), lambda: (h.factor/(1+delta)).expand(torch.broadcast_shapes(delta.shape, w.shape)).contiguous() if h.factor!=1. or delta.any() else None, h.factor)
             error = error if error is None else self._once(f'{name} error', (error,), lambda: error if error.any() else None)
         if name=='bias' or not h.wire_ratio: return plain_chip_weights(w, error, scale) if free else chip_weights(w, error, scale, sums)
         return plain_chip_weights(wired(plain_chip_weights(w, error, scale)[0], h.wire_ratio), None, None)
@@ -276,16 +277,12 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         known = prefix+'rng' in state_dict
         present = [name for name in _chip_names if self._buffers[name] is not None]
         for name in present:
-            if prefix+name in state_dict: self._buffers[name] = self._buffers[name].contiguous()
+            if prefix+name in state_dict: self._buffers[name] = self._buffers[name].new_zeros(state_dict[prefix+name].shape)
             elif known: self._buffers[name] = _nothing(self._buffers[name])
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
+        for name in present:
+            if prefix+name not in state_dict and self._buffers[name].is_meta: self._buffers[name] = _nothing(getattr(self, name.split('_')[0]))       # the weights were assigned
         if known: missing_keys[:] = [k for k in missing_keys if k not in {prefix+name for name in present}]
-
-    def _apply(self, *args, **kwargs):
-        empty = [name for name, t in self._buffers.items() if t is not None and _is_nothing(t)]
-        super()._apply(*args, **kwargs)
-        for name in empty: self._buffers[name] = _nothing(self._buffers[name])
-        return self
 
     def __getstate__(self): return {**self.__dict__, '_held': {}}
 
@@ -293,17 +290,17 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         "Does the circuit do nothing at all?"
         if not self.hardware.is_off: return False
         chip = self._chip_buffers()
-        return not is_traced(*chip) and self._once('untouched', chip, lambda: not any(t is not None and t.any() for t in chip))
+        return not is_traced(*chip) and not any(t is not None and t.requires_grad for t in chip) and self._once('untouched', chip, lambda: not any(t is not None and t.any() for t in chip))
 
-    def _circuit(self):
+    def _circuit(self, weight=None):
         "Weights, sums of their absolute values where they count, biases, and what offsets and biases add to the sums"
         h, modified = self.hardware, self.training and self.hardware.modifier
         def make():
-            w, shifted = self.weight, is_traced(self.offset) or self._once('offset', (self.offset,), lambda: bool(self.offset.any()))
+            w, shifted = self.weight if weight is None else weight, is_traced(self.offset) or self._once('offset', (self.offset,), lambda: bool(self.offset.any()))
             if modified: w = modified(w, lambda k: _normal(self, w, 'modifier', k))
             (w, total), b = self._on_chip('weight', w, sums=shifted or h.needs_gain), None if self.bias is None else self._on_chip('bias', self.bias, sums=False)[0]
             return w, total, b, (0. if b is None else b)+self._gain(total, b)*self.offset if shifted else b
-        if torch.is_grad_enabled() or modified or hasattr(self, 'tile') or is_traced(self.weight, self.weight_delta, self.offset):
+        if torch.is_grad_enabled() or modified or hasattr(self, 'tile') or is_traced(self.weight, self.weight_delta, self.offset) or self.weight.is_leaf and self.weight.grad is not None:
             self._held.pop('circuit', None)         # what comes now may change the weights in ways that PyTorch does not count, as fused optimizers do
             return make()
         return self._once('circuit', (self.weight, self.bias, *self._chip_buffers()), make, h)
@@ -340,6 +337,14 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
         elif std: z = torch.add(z, _normal(self, z, 'read', 8*attempt), alpha=std)
         return self._convert('adc', summer(z, _per_chip(gain()) if h.gain<math.inf or h.saturation=='knee' else 0., 0., h.gain, h.v_max, h.saturation))      # offsets are in z
 
+    def _reach(self, side):
+        "Volts that a converter takes on its narrower and on its upper side"
+        c = getattr(self.hardware, side)
+        if c is None or getattr(c, 'dynamic', False): return math.inf, math.inf
+        if not isinstance(c, Converter): return (min(-c.low, c.high) if c.low<0 else c.high), c.high
+        top = (self._parameters[f'{side}_range'].detach().abs().item() if c.learned else c.v_range)/c.gain
+        return (top if c.signed or side=='dac' else math.inf), top
+
     def _convert(self, side, v):
         "Through the converter at this side, if there is one"
         converter = getattr(self.hardware, side)
@@ -348,11 +353,12 @@ With `hardware` the product is that of the circuit, and `forward_io` and `backwa
     def _managed(self, x, circuit):
         "Reads of inputs that were scaled to the converter's range, again with smaller ones where an output was clipped"
         h, reach = self.hardware, x.detach().abs().amax(-1, keepdim=True)
-        full = getattr(h.dac, 'v_range', getattr(h.dac, 'high', 1.)) if h.dac else 1.
-        unit = torch.where(reach>0, reach/full, 1.) if h.noise_management=='abs_max' else torch.ones_like(reach)
+        full, bound = self._reach('dac')[0], min(h.v_max, self._reach('adc')[1])
+        full = 1. if full==math.inf else full
+        unit = torch.where(reach>0, (reach/full).clamp(min=16*torch.finfo(x.dtype).tiny), 1.) if h.noise_management=='abs_max' else torch.ones_like(reach)
         y = self._read(x/unit, circuit, unit)
         for attempt in range(1, 5 if h.bound_management=='iterative' else 1):
-            clipped = (y.detach().abs()>=h.bound*(1-1e-6)).any(-1, keepdim=True)
+            clipped = ((y.detach()>=bound*(1-1e-6)) | (y.detach()<=-min(h.v_max, self._reach('adc')[0])*(1-1e-6))).any(-1, keepdim=True)
             if not is_traced(y) and not clipped.any(): break
             unit = torch.where(clipped, 2*unit, unit)
             y = torch.where(clipped, self._read(x/unit, circuit, unit, attempt), y)
@@ -471,13 +477,13 @@ def _fill(layer, what, make):
     "Fill the weight's and the bias's buffer `what` with `make(shape)`; without `make` with nothing"
     for name in ('weight', 'bias'):
         buffer = getattr(layer, f'{name}_{what}')
-        if buffer is not None: _put(layer, f'{name}_{what}', make(buffer.shape) if make else None)
+        if buffer is not None: _put(layer, f'{name}_{what}', make(getattr(layer, name).shape) if make else None)
 
 def _put(layer, name, values):
     "Values for a buffer: in place, but where it takes no room yet"
     buffer = getattr(layer, name)
     if values is None: buffer.zero_()
-    elif _is_nothing(buffer): setattr(layer, name, values.to(buffer))
+    elif buffer.shape!=values.shape: setattr(layer, name, values.to(buffer))
     else: buffer.copy_(values)
 
 def _keys(model, generator):
@@ -564,7 +570,7 @@ def chip(model:nn.Module # With analog layers
 
 # %% ../nbs/21_nn.ipynb #86292a5c
 class AnalogEmbedding(AnalogLinear):
-    "A table of embeddings in a crossbar; a lookup reads the line of a token. Of the hardware all counts but the input converter, which has nothing to do, and offsets"
+    "A table of embeddings in a crossbar; a lookup reads the line of a token. Of the hardware all counts but the input converter, which has nothing to do, the managements, and offsets"
     def __init__(self, num_embeddings:int, embedding_dim:int, # Tokens, and features of each
                  padding_idx:int|None=None, # A token that learns nothing
                  *, hardware:Hardware|None=None, # What the circuit does; None: nothing
@@ -576,10 +582,16 @@ class AnalogEmbedding(AnalogLinear):
             nn.init.normal_(self.weight)
             if padding_idx is not None: self.weight[padding_idx] = 0.
 
+    def _learning(self):
+        "The weight, but that no gradient reaches the token that learns nothing"
+        if self.padding_idx is None or not torch.is_grad_enabled(): return self.weight
+        at = torch.tensor([self.padding_idx], device=self.weight.device)
+        return self.weight.index_copy(0, at, self.weight[at].detach())
+
     def forward(self, ids:torch.Tensor # Whole numbers, any shape
                )->torch.Tensor: # (..., embedding_dim)
         "The lines of tokens, as the circuit gives them"
-        h, w = self.hardware, self.weight if self._untouched() else self._circuit()[0]
+        h, w = self.hardware, self.weight if self._untouched() else self._circuit(self._learning())[0]
         z = nn.functional.embedding(ids, w, self.padding_idx)
         if h.is_off: return z
         gain = 1+w.abs().sum(0) if h.needs_gain else 1.
@@ -610,12 +622,15 @@ class AnalogLinearMapped(nn.Module):
         "Give all arrays their parts of a weight; the first of each row gets the bias"
         for k, (row, part) in enumerate(zip(self.arrays, weight.split(self.out_sizes))):
             for array, block in zip(row, part.split(self.in_sizes, 1)): array.weight = nn.Parameter(block.clone(), weight.requires_grad)
-            if bias is not None: row[0].bias.copy_(bias.split(self.out_sizes)[k])
+            if bias is not None: row[0].bias.copy_(bias.split(self.out_sizes)[k]); row[0].bias.requires_grad_(bias.requires_grad)
 
     def designed(self)->tuple:
         "The weight and the bias that were written"
         weight = torch.cat([torch.cat([a.weight for a in row], 1) for row in self.arrays])
         return weight, None if self.arrays[0][0].bias is None else torch.cat([row[0].bias for row in self.arrays])
+
+    weight = property(lambda self: self.designed()[0], doc="(n_out, n_in), put together; to be read only")
+    bias = property(lambda self: self.designed()[1], doc="(n_out,), or None; to be read only")
 
     def forward(self, x:torch.Tensor # (..., n_in)
                )->torch.Tensor: # (..., n_out)
@@ -665,8 +680,12 @@ def clip_weights(model:nn.Module, # With analog layers, changed in place
                 )->nn.Module: # The model
     "Cut the weights of each layer to a range, as one does after each step of a training so that no outlier takes the devices' range"
     if (limit is None)==(sigma is None) or not (limit or sigma or 0)>0: raise ConfigError(f"limit is {limit!r} and sigma {sigma!r}; allowed: one of them, above 0")
+    seen = set()
     for layer in analog_layers(model).values():
-        bound = limit or sigma*layer.weight.std().item()
+        if id(layer.weight) in seen: continue
+        seen.add(id(layer.weight))
+        bound = limit or sigma*layer.weight.std(correction=0).item()
+        if not bound: continue
         layer.weight.clamp_(-bound, bound) if not hasattr(layer, 'tile') else layer.tile.write(layer.weight.clamp(-bound, bound))
     return model
 

@@ -263,14 +263,14 @@ def _substitute(z, z0, M, blocks, n_steps=30):
         new = z0+_times(M, blocks(z)[0])
         moved = (new-z).abs()
         if not moved.isfinite().all(): break
-        if (moved<=1e-14+1e-13*new.abs()).all(): return new, k+1
+        if (moved<=1e-15*(1+new.abs())).all(): return new, k+1
         z = new
     return z, None
 
 @torch.no_grad()
 def _operating_point(z0, M, blocks, begin):
     "Inputs of the nonlinear components, and how they were found"
-    z, steps = (begin, None) if {'junction', 'channel'} & blocks.out.keys() else _substitute(begin, z0, M, blocks)
+    z, steps = (begin, None) if begin.any() or {'junction', 'channel'} & blocks.out.keys() else _substitute(begin, z0, M, blocks)
     if steps: return z, dict(newton_steps=0, source_steps=1, substitutions=steps)
     z, steps = _newton(begin, z0, M, blocks)
     if steps: return z, dict(newton_steps=steps, source_steps=1)

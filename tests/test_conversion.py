@@ -4,6 +4,7 @@ from copy import deepcopy
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from analognn.conversion import conversion_report, convert, convert_back, fit_converters
 from analognn.core import ConfigError, ShapeError, stream
@@ -238,3 +239,39 @@ def test_encoders_with_padding_still_work():
     exact = model(x, src_key_padding_mask=mask)
     convert(model)
     with torch.no_grad(): torch.testing.assert_close(model(x, src_key_padding_mask=mask)[1, :3], exact[1, :3], atol=1e-5, rtol=1e-4)
+
+def test_noise_of_two_conversions_differs():
+    a, b = (convert(nn.Sequential(nn.Linear(4, 4)), Hardware(read_noise=.1)) for _ in range(2))
+    assert a[0].rng[0]!=b[0].rng[0]
+
+def test_a_tie_with_what_stays_digital_is_seen():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
+            self.head.weight = self.table.weight
+    for how in (dict(max_output_size=5), dict(resistive=ConstantStep())):
+        with pytest.raises(ConfigError, match='share a parameter'): convert(Tied(), **how)
+    model = convert(Tied())
+    assert model.head.weight is model.table.weight
+
+def test_rules_and_exclusions_without_effect_are_refused():
+    model = lambda: nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.MultiheadAttention(8, 2))
+    with pytest.raises(ConfigError, match='no layer that is converted'): convert(model(), rules={'0': None})
+    with pytest.raises(ConfigError, match='inside a layer'): convert(model(), exclude=['1.out_proj'])
+
+def test_weights_that_are_no_parameters_are_refused_before_anything_changes():
+    model = nn.Sequential(nn.Linear(2, 2), prune.l1_unstructured(nn.Linear(2, 2), 'weight', .5))
+    with pytest.raises(ConfigError, match='take pruning'): convert(model)
+    assert type(model[0]) is nn.Linear
+
+def test_full_backward_hooks_come_along():
+    layer, calls = nn.Linear(3, 3), []
+    layer.register_full_backward_hook(lambda *a: calls.append(1))
+    convert(layer)(torch.ones(1, 3, requires_grad=True)).sum().backward()
+    assert calls==[1]
+
+@pytest.mark.parametrize('how', [dict(), dict(max_input_size=2)])
+def test_frozen_there_and_back(how):
+    model = convert_back(convert(nn.Sequential(nn.Linear(4, 3).requires_grad_(False)), **how))
+    assert not any(p.requires_grad for p in model.parameters())

@@ -5,11 +5,11 @@ from torch import nn
 from hypothesis import given, settings, strategies as st
 
 from analognn.conditions import CircuitNoise, PowerDrift, StuckAt, Temperature, WeightModifier
-from analognn.converters import quantize
+from analognn.converters import ideal_table, quantize
 from analognn.core import ConfigError, ShapeError, stream
 from analognn.devices import ConstantStep
 from analognn.memory import PCM, ReRAM, SingleCell
-from analognn.nn import MLP, AnalogConv2d, AnalogLinear, AnalogLinearMapped, chip, draw, drift, program, seed_, with_hardware
+from analognn.nn import MLP, AnalogConv2d, AnalogEmbedding, AnalogLinear, AnalogLinearMapped, chip, clip_weights, draw, drift, program, seed_, with_hardware
 from analognn.nonideal import Converter, Hardware, chip_weights, plain_chip_weights
 
 hw = Hardware(dac=Converter(6, 2.), adc=Converter(6, 2.), mismatch=.02, offset=.003, write_noise=.01, weight_noise=.02, read_noise=.01, activation_noise=.01, gain=1e4, v_max=2.)
@@ -24,7 +24,7 @@ def test_saved_and_loaded_it_goes_on_with_the_same_noise():
     assert torch.equal(copy.deepcopy(model)(x), model(x))
 
 def test_the_same_bits_in_another_process():
-    code = 'from tests.test_nn import make, x; print(make()(x).double().sum().item().hex())'
+    code = 'import sys; sys.path.insert(0, "tests"); from test_nn import make, x; print(make()(x).double().sum().item().hex())'
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
     assert said==make()(x).double().sum().item().hex()
 
@@ -241,3 +241,54 @@ def test_memory_belongs_to_what_was_written():
 def test_a_resistive_layer_keeps_its_chip_without_hardware():
     layer, x = draw(AnalogLinear(4, 3, resistive=ConstantStep(), hardware=Hardware(mismatch=.2)), generator=stream(0)), torch.ones(2, 4)
     torch.testing.assert_close(with_hardware(nn.Sequential(layer), None)(x), layer(x))
+
+def test_management_knows_the_range_that_was_learned():
+    layer = AnalogLinear(1, 1, bias=False, hardware=Hardware(adc=Converter(8, 1., learned=True), bound_management='iterative'))
+    with torch.no_grad(): layer.weight.fill_(1.); layer.adc_range.fill_(.5)
+    assert abs(layer(torch.tensor([[.9]])).item()-.9)<.01
+    scaled = AnalogLinear(1, 1, bias=False, hardware=Hardware(dac=Converter(8, 1., learned=True), noise_management='abs_max'))
+    with torch.no_grad(): scaled.weight.fill_(1.); scaled.dac_range.fill_(.5)
+    assert abs(scaled(torch.tensor([[.9]])).item()-.9)<.01
+
+@pytest.mark.parametrize('low, high', [(-.5, 1.), (-1., .5)])
+def test_management_of_asymmetric_tables(low, high):
+    layer = AnalogLinear(1, 1, bias=False, hardware=Hardware(adc=ideal_table(10, low, high), bound_management='iterative'))
+    with torch.no_grad(): layer.weight.fill_(1.)
+    for x in (.9, -.9): assert abs(layer(torch.tensor([[x]])).item()-x)<.01
+
+def test_small_inputs_stay_finite():
+    layer = AnalogLinear(4, 3, hardware=Hardware(noise_management='abs_max'))
+    assert torch.isfinite(layer(torch.tensor([[1e-42, 0., 0., 0.]]))).all()
+
+def test_a_fused_step_is_seen():
+    layer, x = draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1)), generator=stream(0)), torch.ones(2, 4)
+    opt = torch.optim.Adam(layer.parameters(), lr=.1, fused=True)
+    layer(x).square().sum().backward()
+    with torch.no_grad(): before = layer(x)
+    opt.step()
+    with torch.no_grad(): assert not torch.equal(layer(x), before)
+
+def test_averages_and_meta_devices():
+    model = MLP([4, 8, 3], generator=stream(0))
+    averaged = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(2): averaged.update_parameters(model)
+    torch.testing.assert_close(averaged(torch.ones(1, 4)), model(torch.ones(1, 4)))
+    for state in (AnalogLinear(4, 3).state_dict(), draw(AnalogLinear(4, 3, hardware=Hardware(mismatch=.1)), generator=stream(0)).state_dict()):
+        there = AnalogLinear(4, 3, device='meta')
+        there.load_state_dict(state, assign=True)
+        assert torch.isfinite(there(torch.ones(2, 4))).all()
+
+def test_many_chips_with_stuck_biases():
+    model = MLP([4, 5], hardware=Hardware(write_noise=.1, stuck=StuckAt(short=.3)), generator=stream(0)).requires_grad_(False)
+    states, x = [{k: v.clone() for k, v in draw(model, generator=stream(k)).named_buffers()} for k in range(5)], torch.randn(6, 4, generator=stream(9))
+    together = torch.func.functional_call(model, {k: torch.stack([s[k] for s in states]) for k in states[0] if 'rng' not in k}, x)
+    torch.testing.assert_close(together, torch.stack([torch.func.functional_call(model, s, x) for s in states]))
+
+def test_the_padding_of_a_table_learns_nothing():
+    table = AnalogEmbedding(5, 4, padding_idx=2, hardware=Hardware(wire_ratio=.1))
+    table(torch.tensor([0, 1, 2])).sum().backward()
+    assert not table.weight.grad[2].any() and table.weight.grad[0].any()
+
+def test_clipping_what_cannot_be_clipped():
+    layer = AnalogLinear(1, 1)
+    assert torch.isfinite(clip_weights(layer, sigma=2.5).weight).all()
