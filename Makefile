@@ -5,6 +5,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # Cells flagged `spice` run wherever ngspice is found; asked late, because the setup may just have installed it.
 FLAGS = $(shell command -v ngspice >/dev/null && echo spice)
+# Without a GPU Triton's kernels run in its interpreter, which must be asked for before anything imports Triton.
+INTERPRET = $(shell command -v nvidia-smi >/dev/null || echo TRITON_INTERPRET=1)
 SUMS = find nbs analognn \( -name '*.ipynb' -o -name '*.py' \) -not -path '*/.*' | LC_ALL=C sort | xargs cksum
 
 .NOTPARALLEL:
@@ -29,7 +31,7 @@ test: sync notebooks ## package in step with notebooks, notebooks run as tests, 
 	pytest
 
 test-all: sync wheel ## all that is slow too: every cell, every stored output, the wheel with its dependencies
-	nbdev_test --n_workers 2 --flags 'slow $(FLAGS)'
+	$(INTERPRET) nbdev_test --n_workers 2 --flags 'slow $(FLAGS)'
 	python -m venv --clear build/wheel
 	build/wheel/bin/pip install -q -c constraints.txt dist/*.whl
 	build/wheel/bin/analognn run --force --out build/demo
@@ -40,7 +42,7 @@ sync: setup
 	@diff build/before build/after || { echo 'Package and notebooks were out of step. They are exported and cleaned now: look at the changes and run this again.'; exit 1; }
 
 notebooks: setup
-	nbdev_test --n_workers 2 --flags '$(FLAGS)'
+	$(INTERPRET) nbdev_test --n_workers 2 --flags '$(FLAGS)'
 
 docs: setup ## the site docs/_build/html, and README.md from nbs/index.ipynb
 	python docs/build.py
