@@ -6,7 +6,7 @@
 __all__ = ['convert', 'convert_back', 'conversion_report', 'bench_conversion', 'fit_converters']
 
 # %% ../nbs/24_conversion.ipynb #96e345ad
-import itertools, os, threading, time
+import itertools
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .attention import AnalogMultiheadAttention
-from .bench import bench
+from .bench import bench, peak_resident
 from .core import ConfigError, stream_seed
 from .nn import AnalogConv, AnalogConv1d, AnalogConv2d, AnalogConv3d, AnalogEmbedding, AnalogLinear, AnalogLinearMapped, AnalogRNN, Tile, analog_layers
 from .nonideal import Converter, Hardware
@@ -246,24 +246,6 @@ def conversion_report(model:nn.Module)->list: # Dicts: 'layer', 'kind', 'weights
     return rows
 
 # %% ../nbs/24_conversion.ipynb #c31a7afd
-def _resident():
-    "Bytes that this process has in memory"
-    with open('/proc/self/statm') as f: return int(f.read().split()[1])*os.sysconf('SC_PAGE_SIZE')
-
-def _peak_resident(f):
-    "The most memory beyond what there was before, looked at every millisecond, and seconds"
-    before, seen, done, start = _resident(), [0], threading.Event(), time.perf_counter()
-    def watch():
-        while not done.wait(.001): seen.append(_resident()-before)
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try: f()
-    finally:
-        seconds = time.perf_counter()-start
-        done.set()
-        watcher.join()
-    return max(seen), seconds
-
 @bench('conversion')
 def bench_conversion(mode:str # 'quick', 'default' or 'full'
                     )->dict:
@@ -274,7 +256,7 @@ def bench_conversion(mode:str # 'quick', 'default' or 'full'
     size = sum(p.numel()*p.element_size() for p in model.parameters())
     result = {'weights': size//4}
     for name, f in (('converted', lambda: convert(model, Hardware(mismatch=.01))), ('converted back', lambda: convert_back(model))):
-        more, seconds = _peak_resident(f)
+        more, seconds = peak_resident(f)
         result[name] = {'seconds': seconds, 'peak memory, times the model': 1+more/size}
     return result
 
