@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from typing import ClassVar
 
 import torch
 
@@ -150,8 +151,11 @@ class Hardware:
     bound_management: str = 'none'    # 'iterative' halves an input vector until no output is clipped, up to 16 times smaller
     modifier: WeightModifier|None = None # In training: what each step does to the weights it computes with
 
+    per_read: ClassVar[tuple] = ('activation_noise', 'weight_noise', 'weight_noise_relative', 'read_noise', 'read_noise_relative', 'circuit_noise')   # Fresh at every read
+    per_chip: ClassVar[tuple] = ('mismatch', 'offset', 'stuck', 'write_noise', 'memory')   # Drawn for a chip, or when it is written, and then as they are
+
     def __post_init__(self):
-        for k in ('read_noise', 'read_noise_relative', 'weight_noise', 'write_noise', 'weight_noise_relative', 'activation_noise', 'mismatch', 'offset', 'wire_ratio'):
+        for k in (*self.per_read[:-1], 'write_noise', 'mismatch', 'offset', 'wire_ratio'):
             if not (isinstance(getattr(self, k), (int, float)) and 0<=getattr(self, k)<math.inf): raise ConfigError(f"{k} is {getattr(self, k)!r}; allowed: 0 or more")
         if self.mismatch>.2: raise ConfigError(f"mismatch is {self.mismatch!r}; allowed: 0 to .2 (beyond it resistances may vanish)")
         for k in ('gain', 'v_max', 'v_ref'):
@@ -162,16 +166,10 @@ class Hardware:
             if getattr(getattr(self, k), 'noise', 0.) and k in ('dac', 'adc'): raise ConfigError(f"{k} is a table with noise; allowed: one without, and activation_noise or read_noise")
         pick(dict(hard=1, knee=1), self.saturation, 'saturation'); pick(dict(none=1, column=1) | {'global': 1}, self.compensation, 'compensation')
         pick(dict(none=1, abs_max=1), self.noise_management, 'noise_management'); pick(dict(none=1, iterative=1), self.bound_management, 'bound_management')
-        if self.bound_management=='iterative' and self.bound==math.inf: raise ConfigError("bound_management is 'iterative' without anything that clips; allowed: with an adc of fixed range, or a finite v_max")
+        if self.bound_management=='iterative' and self.v_max==math.inf and (self.adc is None or getattr(self.adc, 'dynamic', False)): raise ConfigError("bound_management is 'iterative' without anything that clips; allowed: with an adc of fixed range, or a finite v_max")
         if self.compensation!='none' and isinstance(self.cell, SingleCell): raise ConfigError(f"compensation is {self.compensation!r} and cell a SingleCell; allowed: cells of pairs, whose mean size tells of drift")
         if self.memory and (self.write_noise or self.drift): raise ConfigError('memory is given along with write_noise or drift; allowed: one of both ways to describe what is written')
         self._summarise()
-
-    @property
-    def bound(self)->float:
-        "Volts at which outputs are clipped"
-        reach = lambda c: math.inf if c is None or getattr(c, 'dynamic', False) else c.high if isinstance(c, CodeTable) else c.v_range
-        return min(reach(self.adc), self.v_max)
 
     @property
     def factor(self)->float:
@@ -181,7 +179,7 @@ class Hardware:
     def _summarise(self):
         "What layers ask at every step: does it do nothing at all, is anything fresh at every read, does the noise gain count besides for offsets?"
         known = dict(is_off=all(getattr(self, f.name)==f.default for f in fields(self)), needs_gain=self.gain<math.inf or self.saturation=='knee' or self.circuit_noise is not None,
-                     is_noisy=any(getattr(self, k) for k in ('activation_noise', 'weight_noise', 'weight_noise_relative', 'read_noise', 'read_noise_relative', 'circuit_noise')))
+                     is_noisy=any(getattr(self, k) for k in self.per_read))
         for name, value in known.items(): object.__setattr__(self, name, value)
 
     def __repr__(self):
