@@ -72,5 +72,5 @@ def over_time(model:nn.Module, # With analog layers whose hardware has a memory;
              )->pd.DataFrame: # A row for each time
     "A model on chips that grow old"
     if chips<2: raise ConfigError(f"chips is {chips}; allowed: 2 or more")
-    model, seed = _changed(model, {}), int(torch.randint(2**62, (), generator=generator))
+    model, seed = copy.deepcopy(model), int(torch.randint(2**62, (), generator=generator))
     return pd.DataFrame([dict(seconds=t) | _row(_on_chips(model, score, chips, seed, lambda m, g: drift(m, t, generator=g))) for t in times])
