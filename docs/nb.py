@@ -8,7 +8,9 @@
 `run` and `check` leave out cells flagged `slow` or `cuda`, those flagged `spice` only where ngspice is missing, and the outputs
 that such cells have stay as they are. Stored outputs hold no stderr (progress bars, warnings) and no machine paths."""
 import re, shutil, subprocess, sys
+from base64 import b64decode, b64encode
 from hashlib import sha1
+from io import BytesIO
 from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +21,7 @@ from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
 from nbdev.clean import clean_nb
 from nbdev.process import extract_directives
+from PIL import Image
 
 machine_path = re.compile(r'(?<![\w.:/])/(?:work|tmp|root|home|Users|private|opt|mnt|var/folders)/\w')
 number = re.compile(r'[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE][-+]?\d))(?:[eE][-+]?\d+)?')
@@ -64,9 +67,16 @@ def storable(cell):
     for o in cell.outputs:
         if o.get('name')=='stderr': print(''.join(o.text), file=sys.stderr, end=''); continue
         if machine_path.search(output_text(o)): sys.exit(f'This cell prints a path of this machine; print a relative one:\n{cell.source}')
+        if 'image/png' in o.get('data', {}): o.data['image/png'] = in_few_colours(o.data['image/png'])
         if any(k.startswith('image/') for k in o.get('data', {})): o.metadata = {**o.metadata, 'drawn_by': sha1(cell.source.strip().encode()).hexdigest()[:8]}
         keep.append(o)
     return keep
+
+def in_few_colours(png, n=64):
+    "A picture, as text, with a palette: a third of the bytes"
+    out = BytesIO()
+    Image.open(BytesIO(b64decode(''.join(png)))).convert('RGB').quantize(n, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
+    return b64encode(out.getvalue()).decode()
 
 def run(path):
     "Execute notebook `path` and store its outputs in it"
