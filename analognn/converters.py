@@ -15,6 +15,11 @@ from torch import Tensor
 
 from .core import ConfigError
 
+try:
+    import numpy as np
+    from numba import njit
+except ImportError: njit = None           # numba is missing: PyTorch does it
+
 # %% ../nbs/15_converters.ipynb #5f25c8d7
 def is_traced(*tensors)->bool:
     "Does somebody trace, or map over, what happens to these tensors? Then nothing may depend on their values"
@@ -45,19 +50,48 @@ def through(inside:Tensor, f # What is done to the values; the gradient does not
     "f(inside), with the gradient of inside (the straight-through estimator)"
     return inside+(f(inside)-inside).detach()
 
+def _rounded(x, low, high, steps): return x.clamp(low, high).div_(high).mul_(steps).round_().mul_(high/steps)
+
 class _Quantize(torch.autograd.Function):
     "Rounds forward, and lets the gradient pass inside the range"
     @staticmethod
     def forward(ctx, x, low, high, steps):
         ctx.save_for_backward(x)
         ctx.range = low, high
-        return x.clamp(low, high).div_(high).mul_(steps).round_().mul_(high/steps)
+        if not _in_one_pass(x): return _rounded(x, low, high, steps)
+        out = torch.empty_like(x)
+        _round_all(x.detach().view(-1).numpy(), low, high, steps, high/steps, out.view(-1).numpy())
+        return out
 
     @staticmethod
     def backward(ctx, g):
         x, (low, high) = ctx.saved_tensors[0], ctx.range
         tiny = 4*torch.finfo(x.dtype).eps*high                 # the derivative of a clamp that counts its ends as inside
-        return torch.ops.aten.hardtanh_backward(g, x, low-tiny, high+tiny), None, None, None
+        if torch.is_grad_enabled() or not (_in_one_pass(x) and _in_one_pass(g)): return torch.ops.aten.hardtanh_backward(g, x, low-tiny, high+tiny), None, None, None
+        out = torch.empty_like(g)
+        _pass_inside(g.view(-1).numpy(), x.detach().view(-1).numpy(), low-tiny, high+tiny, out.view(-1).numpy())
+        return out, None, None, None
+
+def _in_one_pass(x): return njit is not None and x.dtype==torch.float32 and x.device.type=='cpu' and x.is_contiguous() and x.numel()<=1_000_000      # more is for PyTorch's threads
+
+if njit is not None:
+    _loop = njit(nogil=True, cache=True, error_model='numpy')
+
+    @_loop
+    def _round_all(x, low, high, steps, step, out):
+        "Round to steps of a clipped range"
+        low, high, steps, step = np.float32(low), np.float32(high), np.float32(steps), np.float32(step)
+        for i in range(len(x)):
+            v = x[i]
+            v = v if v>low or v!=v else low
+            v = v if v<high or v!=v else high
+            out[i] = np.rint(v/high*steps)*step
+
+    @_loop
+    def _pass_inside(g, x, low, high, out):
+        "g where low < x < high, else 0"
+        low, high = np.float32(low), np.float32(high)
+        for i in range(len(x)): out[i] = g[i] if low<x[i]<high else np.float32(0)
 
 # %% ../nbs/15_converters.ipynb #d3b3f605
 def quantize_learned(x:torch.Tensor, # Any shape, volts

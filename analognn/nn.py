@@ -21,7 +21,7 @@ from .compounds import as_rule
 from .conditions import with_faults, wired
 from .core import ConfigError, ShapeError, pick, stream
 from .memory import PCM, read, to_conductances, to_weights, write
-from .nonideal import Converter, Hardware, IOParameters, analog_product, chip_weights, counted_normal, draw_mismatch, gaussian, is_traced, plain_chip_weights, summer
+from .nonideal import Converter, Hardware, IOParameters, analog_product, chip_weights, counted_normal, draw_mismatch, gaussian, is_traced, plain_chip_weights, sum_noise, summer
 
 # %% ../nbs/21_nn.ipynb #fcbbf6a2
 class Tile(nn.Module):
@@ -147,7 +147,6 @@ def _read_noise(layer, z, x, w, gain):
     "Standard deviation of a sum: what is read with noise, and what comes of weights that are noisy at every read (that it has the length of x, or of x and w, is exact). Independent parts add up as squares"
     h = layer.hardware
     if not (h.weight_noise or h.weight_noise_relative or h.read_noise_relative or h.circuit_noise): return h.read_noise
-    if not (h.read_noise or h.weight_noise_relative or h.read_noise_relative or h.circuit_noise): return h.weight_noise*x.norm(dim=-1, keepdim=True)
     parts = [h.read_noise**2] if h.read_noise else []
     if h.weight_noise: parts.append(h.weight_noise**2*x.square().sum(-1, keepdim=True))
     with torch.no_grad():
@@ -288,13 +287,17 @@ Buffers of a chip that was never drawn hold one zero for all weights, and are le
 
     def _untouched(self):
         "Does the circuit do nothing at all?"
-        if not self.hardware.is_off: return False
+        return self.hardware.is_off and self._blank()
+
+    def _blank(self):
+        "Has no chip been drawn that differs from what was designed?"
         chip = self._chip_buffers()
         return not is_traced(*chip) and not any(t is not None and t.requires_grad for t in chip) and self._once('untouched', chip, lambda: not any(t is not None and t.any() for t in chip))
 
     def _circuit(self, weight=None):
         "Weights, sums of their absolute values where they count, biases, and what offsets and biases add to the sums"
         h, modified = self.hardware, self.training and self.hardware.modifier
+        if weight is None and not (modified or h.bends_weights or h.needs_gain or self.weight.dtype==torch.float64) and self._blank(): return self.weight, None, self.bias, self.bias
         def make():
             w, shifted = self.weight if weight is None else weight, is_traced(self.offset) or self._once('offset', (self.offset,), lambda: bool(self.offset.any()))
             if modified: w = modified(w, lambda k: _normal(self, w, 'modifier', k))
@@ -332,8 +335,9 @@ Buffers of a chip that was never drawn hold one zero for all weights, and are le
         z = product(x, w, shift)
         if unit is not None and b is not None: z = z+(1/unit-1)*_per_chip(b)
         gain = lambda: self._gain(total, b)
-        std = _read_noise(self, z, x, w, gain)
-        if isinstance(std, torch.Tensor): z = torch.addcmul(z, std.expand_as(z), _normal(self, z, 'read', 8*attempt))
+        std = 0. if h.noise_by_length else _read_noise(self, z, x, w, gain)
+        if h.noise_by_length: z = sum_noise(z, x, _normal(self, z, 'read', 8*attempt), h.weight_noise, h.read_noise)
+        elif isinstance(std, torch.Tensor): z = torch.addcmul(z, std.expand_as(z), _normal(self, z, 'read', 8*attempt))
         elif std: z = torch.add(z, _normal(self, z, 'read', 8*attempt), alpha=std)
         return self._convert('adc', summer(z, _per_chip(gain()) if h.gain<math.inf or h.saturation=='knee' else 0., 0., h.gain, h.v_max, h.saturation))      # offsets are in z
 

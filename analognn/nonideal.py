@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['thermal_voltage', 'knee_gm', 'knee_i_s', 'knee_n', 'smallest_weight', 'gaussian', 'draw_mismatch', 'mismatched',
            'Drift', 'noise_gain', 'knee', 'summer', 'Hardware', 'cut_small', 'plain_chip_weights', 'is_plain',
-           'chip_weights', 'counted_normal', 'IOParameters', 'wire_loss', 'analog_product']
+           'chip_weights', 'plain_sum_noise', 'sum_noise', 'counted_normal', 'IOParameters', 'wire_loss',
+           'analog_product']
 
 # %% ../nbs/20_nonideal.ipynb #389dd85d
 import math
@@ -177,9 +178,10 @@ class Hardware:
         return self.temperature.factor*(self.drift.factor if self.drift else 1.)
 
     def _summarise(self):
-        "What layers ask at every step: does it do nothing at all, is anything fresh at every read, does the noise gain count besides for offsets?"
+        "What layers ask at every step: does it do nothing at all, is anything fresh at every read, does the noise gain count besides for offsets, do weights change but for a chip's own errors, and is the noise of sums that of `sum_noise`?"
         known = dict(is_off=all(getattr(self, f.name)==f.default for f in fields(self)), needs_gain=self.gain<math.inf or self.saturation=='knee' or self.circuit_noise is not None,
-                     is_noisy=any(getattr(self, k) for k in self.per_read))
+                     is_noisy=any(getattr(self, k) for k in self.per_read), bends_weights=self.factor!=1. or self.wire_ratio>0,
+                     noise_by_length=self.weight_noise>0 and not (self.weight_noise_relative or self.read_noise_relative or self.circuit_noise))
         for name, value in known.items(): object.__setattr__(self, name, value)
 
     def __repr__(self):
@@ -273,6 +275,64 @@ class _ChipWeights(torch.autograd.Function):
         g, gs, gw = (torch.zeros_like(out) if g is None else g.contiguous()), gs.contiguous(), torch.empty_like(out)
         over_rows(lambda a, b: _chip_gradient_rows(a, b, g.numpy(), gs.numpy(), out.numpy(), scale is not None, (out if scale is None else scale).numpy(), gw.numpy()), len(out), torch.get_num_threads() if out.numel()>100_000 else 1, parts=2)
         return gw, None, None
+
+# %% ../nbs/20_nonideal.ipynb #64b28575
+def plain_sum_noise(z:torch.Tensor, # (..., n_out) sums
+                    x:torch.Tensor, # (..., n_in) inputs
+                    normal:torch.Tensor, # (..., n_out) normal numbers
+                    weight_noise:float, read_noise:float=0. # Of each weight, and of the sums
+                   )->torch.Tensor:
+    "Sums with the noise of weights that are noisy at every read"
+    length = weight_noise*x.norm(dim=-1, keepdim=True)
+    if read_noise: length = (length.square()+read_noise**2).sqrt()
+    return torch.addcmul(z, length.expand_as(z), normal)
+
+def sum_noise(z, x, normal, weight_noise, read_noise=0.)->torch.Tensor:
+    "`plain_sum_noise`, compiled where it can be"
+    if not (is_plain(z, x, normal) and z.shape[:-1]==x.shape[:-1] and z.numel()<=1_000_000): return plain_sum_noise(z, x, normal, weight_noise, read_noise)
+    return _SumNoise.apply(z, x, normal, weight_noise, read_noise)
+
+if njit is not None:
+    @_loop
+    def _noise_rows(z, x, normal, weight_noise, read_noise, out, std):
+        "Of all samples: the sums with noise, and its deviation"
+        for r in range(len(z)):
+            total = np.float32(0)
+            for j in range(x.shape[1]): total += x[r, j]*x[r, j]
+            s = np.float32(np.sqrt(weight_noise*weight_noise*total+read_noise*read_noise))
+            std[r] = s
+            a, b, o = z[r], normal[r], out[r]
+            for i in range(len(a)): o[i] = a[i]+s*b[i]
+
+    @_loop
+    def _noise_gradient_rows(g, x, normal, std, weight_noise, gx):
+        "What the deviation gives the inputs"
+        for r in range(len(g)):
+            total = np.float32(0)
+            for i in range(g.shape[1]): total += g[r, i]*normal[r, i]
+            f = np.float32(weight_noise*weight_noise*total/std[r]) if std[r]>0 else np.float32(0)
+            a, o = x[r], gx[r]
+            for j in range(len(a)): o[j] = f*a[j]
+
+class _SumNoise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, x, normal, weight_noise, read_noise):
+        rows = lambda t: t.detach().contiguous().view(-1, t.shape[-1])
+        out, std = torch.empty_like(rows(z)), z.new_empty(z.numel()//max(z.shape[-1], 1))
+        _noise_rows(rows(z).numpy(), rows(x).numpy(), rows(normal).numpy(), weight_noise, read_noise, out.numpy(), std.numpy())
+        ctx.save_for_backward(x, normal, std)
+        ctx.sizes = weight_noise, read_noise
+        return out.view(z.shape)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x, normal, std), (weight_noise, read_noise) = ctx.saved_tensors, ctx.sizes
+        if not ctx.needs_input_grad[1]: return g, None, None, None, None
+        if torch.is_grad_enabled():              # a derivative of this one is wanted
+            return g, torch.autograd.grad(plain_sum_noise(torch.zeros_like(g), x, normal, weight_noise, read_noise), x, g, create_graph=True)[0], None, None, None
+        rows, gx = lambda t: t.detach().contiguous().view(-1, t.shape[-1]), torch.empty(x.shape)
+        _noise_gradient_rows(rows(g).numpy(), rows(x).numpy(), rows(normal).numpy(), std.numpy(), weight_noise, gx.view(-1, x.shape[-1]).numpy())
+        return g, gx, None, None, None
 
 # %% ../nbs/20_nonideal.ipynb #90cd8463
 _has_triton = find_spec('triton') is not None

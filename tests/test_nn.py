@@ -292,3 +292,27 @@ def test_the_padding_of_a_table_learns_nothing():
 def test_clipping_what_cannot_be_clipped():
     layer = AnalogLinear(1, 1)
     assert torch.isfinite(clip_weights(layer, sigma=2.5).weight).all()
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('kind', ['converters', 'noise', 'circuit', 'the rest'])
+def test_other_precisions(kind, dtype):
+    layer = draw(AnalogLinear(6, 5, hardware=Hardware(**kinds[kind])), generator=stream(0)).to(dtype)
+    y = layer(torch.randn(3, 6, generator=stream(1)).to(dtype))
+    assert y.dtype==dtype and torch.isfinite(y).all()
+
+def test_autocast():
+    layer, x = draw(AnalogLinear(6, 5, hardware=Hardware(mismatch=.05, weight_noise=.01)), generator=stream(0)), torch.randn(3, 6, generator=stream(1))
+    exact = seed_(layer, stream(2))(x)
+    with torch.autocast('cpu', torch.bfloat16): y = seed_(layer, stream(2))(x)
+    torch.testing.assert_close(y.float(), exact, atol=.03, rtol=.03)
+    y.float().sum().backward()
+    assert layer.weight.grad.dtype==torch.float32
+
+@pytest.mark.parametrize('hw', [dict(dac=Converter(8, 4.)), dict(adc=Converter(8, 4.)), dict(dac=ideal_table(4))])
+def test_nan_is_refused_at_converters(hw):
+    with pytest.raises(ConfigError, match='holds NaN'): AnalogLinear(2, 2, hardware=Hardware(**hw))(torch.tensor([[1., torch.nan]]))
+
+def test_noise_of_sums_has_second_derivatives():
+    layer, x = AnalogLinear(4, 3, hardware=Hardware(weight_noise=.1, read_noise=.1)), torch.randn(2, 4, requires_grad=True)
+    g, = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    assert torch.isfinite(torch.autograd.grad(g.square().sum(), x)[0]).all()
