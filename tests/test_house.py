@@ -152,7 +152,7 @@ def test_setup_takes_all_from_settings(setup_args):
 
 def test_extras_are_complete(setup_args):
     extras = setup_args['extras_require']
-    assert extras.keys() == {'dev', 'docs', 'plots', 'distill', 'track', 'sweep', 'hf', 'gpu', 'all'}
+    assert extras.keys() == {'dev', 'docs', 'plots', 'distill', 'track', 'sweep', 'search', 'hydra', 'ray', 'hf', 'gpu', 'all'}
     assert set(extras['all']) == {req for name,reqs in extras.items() if name!='all' for req in reqs}
 
 def test_tested_versions_are_allowed(setup_args):
