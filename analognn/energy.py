@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['boltzmann_t', 'energy_nodes', 'energy_terms', 'resistor_power', 'class_b_power', 'metered', 'metered_power',
-           'with_class_b', 'rail_power', 'charging_energy', 'settling_time', 'opamp_current', 'converter_energy',
-           'summer_noise', 'largest_r_ref', 'smallest_capacitor', 'logic_energy', 'Constant', 'energy_constants',
-           'constants_table', 'Activity', 'layer_activity', 'network_activity', 'analog_latency', 'analog_terms',
-           'digital_mac', 'Span', 'draw_constants', 'as_span', 'EnergyReport', 'energy_report', 'layer_energy',
-           'network_energy', 'published_chips', 'energy_sensitivity']
+           'with_class_b', 'rail_power', 'dissipation', 'charging_energy', 'settling_time', 'opamp_current',
+           'converter_energy', 'summer_noise', 'largest_r_ref', 'smallest_capacitor', 'logic_energy', 'Constant',
+           'energy_constants', 'constants_table', 'Activity', 'layer_activity', 'network_activity', 'analog_latency',
+           'analog_terms', 'digital_mac', 'Span', 'draw_constants', 'as_span', 'EnergyReport', 'energy_report',
+           'layer_energy', 'network_energy', 'published_chips', 'energy_sensitivity']
 
 # %% ../nbs/43_energy.ipynb #1272bcc9
 import math
@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .circuit import Capacitor, Circuit, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCVS, VoltageSource
-from .core import ConfigError, ShapeError, pick
+from .circuit import Capacitor, Circuit, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCVS, VoltageSource
+from .core import CircuitError, ConfigError, ShapeError, pick
 from .mapping import stages
+from .nodal import mosfet_current
 
 # %% ../nbs/43_energy.ipynb #785ba2b0
 def _positive(**values):
@@ -106,6 +107,27 @@ def rail_power(sol:Solution # Of a circuit `with_class_b`
               )->Tensor: # (..., points) watts
     "Power that the two rails deliver"
     return -sum(sol[s]*sol.current(s) for s in ('rail_up', 'rail_down'))
+
+# %% ../nbs/43_energy.ipynb #777427a9
+def _channel_power(sol, c):
+    "Watts in the channel of a transistor"
+    sign = 1 if c.kind=='nmos' else -1
+    v_gs, v_ds, v_bs = (sign*(sol[n]-sol[c.s]) for n in (c.g, c.d, c.b))
+    return v_ds*mosfet_current(v_gs, v_ds, v_bs, c.kp*c.w/c.l, sign*c.vto, c.gamma, torch.as_tensor(c.phi, dtype=v_gs.dtype), c.lambda_)
+
+_powers = {Resistor: lambda sol, c, v: v**2/c.ohm, VoltageSource: lambda sol, c, v: v*sol.current(c.name), Mosfet: lambda sol, c, v: _channel_power(sol, c)}
+
+def dissipation(ckt:Circuit, # Of resistors, capacitors, transistors and voltage sources
+                sol:Solution # Its solution over time
+               )->dict: # (...,) joules by label
+    "What each component takes up from the first to the last time; sources that deliver have negative energies"
+    if sol.t is None: raise ShapeError("sol has no times; allowed: the solution of a transient analysis")
+    def taken(c):
+        v = sol[c.nodes[0]]-sol[c.nodes[1]]
+        if isinstance(c, Capacitor): return (torch.as_tensor(c.farad)*v[..., [0, -1]]**2/2).diff(dim=-1)[..., 0]
+        if type(c) not in _powers: raise CircuitError(f"{c.label} is a {type(c).__name__}; allowed: {', '.join(k.__name__ for k in (*_powers, Capacitor))}")
+        return torch.trapezoid(_powers[type(c)](sol, c, v), sol.t, dim=-1)
+    return {c.label: taken(c) for c in ckt}
 
 # %% ../nbs/43_energy.ipynb #5be9446e
 boltzmann_t = 1.380649e-23*300.15  # joules at 27 degrees Celsius

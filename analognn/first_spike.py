@@ -12,6 +12,7 @@ from torch import nn
 from .bench import bench, race
 from .circuit import Pulse
 from .core import ConfigError, one_thread, stream
+from .energy import Span, as_span, digital_mac, draw_constants, energy_constants
 from .stats import mean_interval, paired_test
 from .tile import detector_tile, find_spikes
 from .timedomain import transient
@@ -97,11 +98,14 @@ class ClockedDetector(nn.Module):
         "Class of each pattern"
         return self(t).argmax(-1)
 
-    def energy_pj(self, window_ns:float=20. # How long the counters run
-                 )->dict:
-        "Picojoules a pattern by part, in 45 nm at .9 V (Horowitz, ISSCC 2014): 8-bit add .03, 8-bit multiply .2; a counter adds at every tick"
-        macs = sum(l.weight.numel() for l in self.net if isinstance(l, nn.Linear))
-        return dict(counters=.03*2*window_ns*self.clock, network=(.03+.2)*macs)
+    def energy(self, node:int=45, # Nanometres, one of `energy_nodes`
+               window_ns:float=20., # How long the counters run
+               *, generator:torch.Generator # Draws the constants of the node
+              )->Span: # Joules a pattern
+        "What an 8-bit counter for each input, which adds at every tick, and 8-bit arithmetic need; without clock tree and memory"
+        c = draw_constants(energy_constants(node), generator=generator)
+        adds = 2*window_ns*self.clock*digital_mac({**c, 'mult': 0., 'add': c['add']*8/32}, node)
+        return as_span(adds+sum(l.weight.numel()*digital_mac(c, node, 8, l.in_features) for l in self.net if isinstance(l, nn.Linear)))
 
 # %% ../nbs/54_first_spike.ipynb #e0611b6c
 def train_detector(model:nn.Module, # `SpikeDetector` or `ClockedDetector`
@@ -151,7 +155,7 @@ def _digital(seed, clock, steps, val, test):
         train_detector(model, stream(seed, 'train'), steps, lr)
         score = (model.decide(val[0])==val[1]).double().mean().item()
         if best is None or score>best[0]: best = score, model
-    return {'accuracy, nominal chip': (best[1].decide(test[0])==test[1]).double().mean().item(), 'energy (pJ)': sum(best[1].energy_pj().values())}
+    return {'accuracy, nominal chip': (best[1].decide(test[0])==test[1]).double().mean().item()}
 
 def _one_step(model):
     "A function that makes one training step"

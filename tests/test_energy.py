@@ -5,14 +5,17 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from analognn.core import ConfigError, ShapeError, stream
-from analognn.energy import (Constant, Span, analog_terms, as_span, charging_energy, class_b_power, digital_mac, draw_constants, energy_constants, energy_nodes, energy_report, energy_sensitivity, energy_terms, layer_activity,
+from analognn.circuit import Circuit
+from analognn.core import CircuitError, ConfigError, ShapeError, stream
+from analognn.energy import (Constant, Span, analog_terms, as_span, charging_energy, class_b_power, digital_mac, dissipation, draw_constants, energy_constants, energy_nodes, energy_report, energy_sensitivity, energy_terms, layer_activity,
                              layer_energy, logic_energy, metered, metered_power, network_activity, network_energy, published_chips, rail_power, resistor_power, with_class_b)
 from analognn.mapping import linear_circuit
 from analognn.nn import MLP
 from analognn.nodal import solve
 from analognn.nonideal import Hardware
 from analognn.spice import solve_ngspice
+from analognn.tile import coupled_tile
+from analognn.timedomain import transient
 
 high_gain = Hardware(gain=1e6)      # transistors stand inside the loop, which needs a finite gain
 few, some = settings(max_examples=10, deadline=None), settings(max_examples=40, deadline=None)
@@ -128,3 +131,19 @@ w, b, x = some_layer(5)
     (lambda: network_activity(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()), torch.ones(2)), ConfigError, 'followed by sigmoid')])
 def test_bad_input_is_named(call, error, words):
     with pytest.raises(error, match=words): call()
+
+def test_dissipation_closes_and_refuses_what_it_does_not_know():
+    ckt = coupled_tile()
+    sol = transient(ckt, 40e-9, 2e-11)
+    parts = dissipation(ckt, sol)
+    assert set(parts)=={c.label for c in ckt}
+    delivered = -parts['Vdd'].item()
+    assert delivered>1e-12 and abs(sum(v.item() for v in parts.values()))<1e-4*delivered
+    assert all(v.item()>=-1e-18 for k, v in parts.items() if k[0] in 'RM')
+    diode = Circuit('d').V('a', 'a', '0', 1.).R('1', 'a', 'b', 1e3).D('1', 'b', '0')
+    with pytest.raises(CircuitError, match='D1 is a Diode; allowed'): dissipation(diode, transient(diode, 1e-9, 1e-10))
+
+def test_dissipation_has_chips():
+    ckt = coupled_tile(rleak=torch.tensor([[8e6], [4e6]], dtype=torch.float64))
+    parts = dissipation(ckt, transient(ckt, 10e-9, 2e-11))
+    assert parts['Rleak_0'].shape==(2,) and parts['Rleak_0'][1]>parts['Rleak_0'][0]
