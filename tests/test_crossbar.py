@@ -5,8 +5,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from analognn.core import AnalogError, CircuitError, ConfigError, ShapeError, stream
-from analognn.crossbar import CrossbarLinear, Wires, crossbar_circuit, crossbar_currents, effective_conductance, in_crossbars, nonlinear_currents, plain_crossbar
-from analognn.nodal import solve
+from analognn.crossbar import CrossbarLinear, Wires, crossbar_circuit, crossbar_currents, effective_conductance, in_crossbars, nonlinear_currents, plain_crossbar, transistor_cell
+from analognn.nodal import mosfet_current, solve
 from analognn.spice import solve_ngspice
 
 resistances = st.floats(1e-4, 1.)
@@ -82,3 +82,14 @@ def test_layers_in_crossbars():
 def test_bad_input(call, words):
     with pytest.raises(AnalogError) as e: call(torch.rand(3, 4, generator=stream(0), dtype=torch.float64))
     assert words in str(e.value)
+
+@given(st.floats(1e-6, 1e-2), st.floats(.1, 2.), st.floats(1e-5, 1e-2), st.floats(-2., 2.))
+@settings(max_examples=150, deadline=None)
+def test_transistor_cell_solves_both_equations(g, overdrive, beta, v):
+    "The current through the memory cell is the channel's, and rises with the voltage"
+    cell = transistor_cell([[g]], overdrive, beta)
+    i, di = (a.item() for a in cell(np.array([[v]])))
+    u = v-i/g
+    v_gs = torch.tensor(overdrive, dtype=torch.float64)
+    channel = mosfet_current(v_gs, torch.tensor(u, dtype=torch.float64), torch.tensor(0., dtype=torch.float64), beta, 0., 0., torch.tensor(.6, dtype=torch.float64), 0.).item()
+    assert i==pytest.approx(channel, rel=1e-6, abs=1e-9*g) and di>=0 and i*v>=0
