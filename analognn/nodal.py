@@ -8,7 +8,8 @@ __all__ = ['mosfet_current', 'solve', 'condition_number']
 # %% ../nbs/32_nodal.ipynb #d5cabb1a
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np, torch
+from torch.autograd.function import once_differentiable
 
 from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit)
 from .core import CircuitError, ConvergenceError, ShapeError
@@ -52,8 +53,14 @@ class _Equations:
 
     def sense(self, a, b):
         "The voltage between `a` and `b` as an input of the next nonlinear block"
-        self.entry(self.Q, len(self.owner), self.at(a), 1.); self.entry(self.Q, len(self.owner), self.at(b), -1.)
+        self.Q.append([self.size if k is None else k for k in (self.at(a), self.at(b))])        # ground comes after all unknowns
         self.owner.append(len(self.blocks))
+
+    def sensed(self, x):
+        "Q x for x (..., size, k)"
+        x = torch.cat([x, x.new_zeros(*x.shape[:-2], 1, x.shape[-1])], -2)
+        plus, minus = torch.tensor(self.Q).mT
+        return x[..., plus, :]-x[..., minus, :]
 
 # %% ../nbs/32_nodal.ipynb #864ef0b6
 def _resistor(e, c): _conductance(e, c.a, c.b, 1/c.ohm)
@@ -121,36 +128,105 @@ def _batched(v):
     t = torch.as_tensor(v, dtype=torch.float64)
     return t.reshape((1,)*(2-t.ndim)+t.shape)
 
+def _added(entries, at, n):
+    "Entries added up in places `at`, as (chips, points, n)"
+    v, at = [e[2] for e in entries], torch.as_tensor(at)
+    swept = torch.tensor([isinstance(x, torch.Tensor) for x in v], dtype=torch.bool)
+    total = torch.zeros(n, dtype=torch.float64).index_add_(0, at[~swept], torch.tensor([x for x in v if not isinstance(x, torch.Tensor)], dtype=torch.float64))
+    if not swept.any(): return total.view(1, 1, n)
+    values = torch.stack(torch.broadcast_tensors(*[_batched(x) for x in v if isinstance(x, torch.Tensor)]), -1)
+    return total.expand(*values.shape[:2], n).index_add(2, at[swept], values)
+
 def _dense(entries, rows, cols):
     "Entries added up in a matrix (chips, points, rows, cols)"
-    numbers, tensors = [e for e in entries if not isinstance(e[2], torch.Tensor)], [e for e in entries if isinstance(e[2], torch.Tensor)]
-    M = torch.zeros(rows*cols, dtype=torch.float64)
-    if numbers:
-        r, c, v = zip(*numbers)
-        M.index_add_(0, torch.tensor(r)*cols+torch.tensor(c), torch.tensor(v, dtype=torch.float64))
-    if not tensors: return M.view(1, 1, rows, cols)
-    values = torch.broadcast_tensors(*[_batched(v) for _,_,v in tensors])
-    at = torch.tensor([r*cols+c for r,c,_ in tensors])
-    return M.expand(*values[0].shape, -1).index_add(2, at, torch.stack(values, -1)).unflatten(-1, (rows, cols))
+    return _added(entries, [r*cols+c for r,c,_ in entries] or torch.empty(0, dtype=torch.long), rows*cols).unflatten(-1, (rows, cols))
 
 # %% ../nbs/32_nodal.ipynb #c794c586
-def _solve_rows(A, rhs):
+def _dense_solver(e):
+    "Chips and points of the matrix, and a function for A^-1 of right-hand sides (..., size, k), with one step of iterative refinement; rows scaled to one"
+    A = _dense(e.A, e.size, e.size)
+    scale = 1/A.detach().abs().amax(-1, keepdim=True)
+    each = (slice(None), 0) if A.shape[1]==1 else ...
+    A, scale = (A*scale)[each], scale[each]
+    def solver(rhs):
+        rhs, M = rhs*scale, A.expand(*rhs.shape[:-2], -1, -1)
+        LU, pivots, _ = torch.linalg.lu_factor_ex(M)      # a singular matrix gives infinite values, which the caller explains
+        x = torch.linalg.lu_solve(LU, pivots, rhs)
+        return x + torch.linalg.lu_solve(LU, pivots, rhs-M@x)
+    return scale.shape[:2] if scale.ndim==4 else (len(scale), 1), solver
+
+# %% ../nbs/32_nodal.ipynb #b7cb771d
+def _sparse(e):
+    "Rows and columns of the entries of A, column by column, and their values (chips, points, entries), rows scaled to one, with the scale (chips, points, size)"
+    places, at = np.unique([c*e.size+r for r,c,_ in e.A], return_inverse=True)
+    cols, rows = (torch.from_numpy(k) for k in np.divmod(places, e.size))
+    v = _added(e.A, at, len(places))
+    scale = 1/v.new_zeros(*v.shape[:2], e.size).scatter_reduce(-1, rows.expand_as(v), v.detach().abs(), 'amax')
+    return rows, cols, v*scale[..., rows], scale
+
+def _csc(v, rows, cols, size):
+    "One matrix in SciPy's form"
+    from scipy.sparse import csc_array
+    return csc_array((v.numpy(), rows.numpy(), np.searchsorted(cols.numpy(), np.arange(size+1))), (size, size))
+
+def _factored(A):
+    "Its factors; None if it is singular"
+    from scipy.sparse.linalg import splu
+    try: return splu(A, permc_spec='MMD_AT_PLUS_A') if np.isfinite(A.data).all() else None
+    except RuntimeError: return None
+
+def _refined(A, lu, rhs):
     "A^-1 rhs with one step of iterative refinement"
-    LU, pivots, _ = torch.linalg.lu_factor_ex(A)      # a singular matrix gives infinite values, which the caller explains
-    x = torch.linalg.lu_solve(LU, pivots, rhs)
-    return x + torch.linalg.lu_solve(LU, pivots, rhs-A@x)
+    if lu is None: return np.full_like(rhs, np.nan)
+    x = lu(rhs)
+    return x + lu(rhs-A@x)
+
+class _SparseSolve(torch.autograd.Function):
+    "A^-1 rhs of several sparse matrices, each factored once: values (matrices, entries), right-hand sides (matrices, size, k)"
+    @staticmethod
+    def forward(ctx, v, rhs, rows, cols):
+        matrices = [_csc(one, rows, cols, rhs.shape[-2]) for one in v.detach()]
+        ctx.factored = [(A, _factored(A)) for A in matrices]
+        x = torch.from_numpy(np.stack([_refined(A, lu and lu.solve, b) for (A, lu),b in zip(ctx.factored, rhs.detach().numpy())]))
+        ctx.save_for_backward(x, rows, cols)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, rows, cols = ctx.saved_tensors
+        back = torch.from_numpy(np.stack([_refined(A.T, lambda b: lu.solve(b, 'T'), g) for (A, lu),g in zip(ctx.factored, grad.numpy())]))
+        at_entries = [-(back[:, r]*x[:, c]).sum(-1) for r,c in zip(rows.split(4096), cols.split(4096))] if ctx.needs_input_grad[0] else None
+        return at_entries and torch.cat(at_entries, -1), back, None, None
+
+def _sparse_solver(e):
+    "As `_dense_solver`"
+    rows, cols, v, scale = _sparse(e)
+    chips, points = v.shape[:2]
+    if points==1: v, scale = v[:, 0], scale[:, 0]
+    def solver(rhs):
+        lead = rhs.shape[:-2]
+        x = _SparseSolve.apply(v.expand(*lead, -1).reshape(-1, len(rows)), (rhs*scale[..., None]).reshape(-1, *rhs.shape[-2:]), rows, cols)
+        return x.view(rhs.shape)
+    return (chips, points), solver
+
+# %% ../nbs/32_nodal.ipynb #0be44018
+_sparse_from = 300   # unknowns; below, a dense matrix is as fast
 
 def _reduce(e):
-    "A^-1 b as (chips, points, size, 1), A^-1 P as (chips, points, size, blocks), and how much A^-1 enlarges a random vector; rows scaled to one"
-    A, b, P = (_dense(m, e.size, n) for m,n in ((e.A, e.size), (e.b, 1), (e.P, len(e.blocks))))
-    scale = 1/A.detach().abs().amax(-1, keepdim=True)
-    A, b, P = A*scale, b*scale, P*scale
+    "A^-1 b as (chips, points, size, 1), A^-1 P as (chips, points, size, blocks), and how much A^-1 enlarges a random vector (chips, points)"
+    (chips, points), solver = (_sparse_solver if e.size>=_sparse_from else _dense_solver)(e)
+    b, P = _dense(e.b, e.size, 1), _dense(e.P, e.size, len(e.blocks))
     probe = torch.randn(e.size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    if A.shape[1]==1: A, b, P = A[:, 0], b[..., 0].mT, P[:, 0]         # the same matrix at every point: points are right-hand sides
-    chips = torch.broadcast_shapes(A.shape[:-2], b.shape[:-2])
-    x = _solve_rows(A.expand(*chips, *A.shape[-2:]), torch.cat([m.expand(*chips, *m.shape[-2:]) for m in (b, P, probe)], -1))
-    x0, T, growth = x[..., :b.shape[-1]], x[..., b.shape[-1]:-1], x[..., -1].detach().abs().amax()
-    return (x0, T, growth) if A.ndim==4 else (x0.mT[..., None], T[:, None], growth)
+    shape = b.shape[:2]
+    if chips==points==1: b = b.flatten(0, 1)[None]
+    if points==1: b, P = b[..., 0].mT, P[:, 0]                         # the same matrix at every point: points are right-hand sides
+    lead = torch.broadcast_shapes((chips, points)[:b.ndim-2], b.shape[:-2])
+    x = solver(torch.cat([m.expand(*lead, *m.shape[-2:]) for m in (b, P, probe)], -1))
+    x0, T, growth = x[..., :b.shape[-1]], x[..., b.shape[-1]:-1], x[..., -1].detach().abs().amax(-1)
+    if points>1: return x0, T, growth
+    x0 = x0.mT[..., None]
+    return (x0.reshape(*shape, *x0.shape[2:]) if chips==1 else x0), T[:, None], growth[:, None]
 
 # %% ../nbs/32_nodal.ipynb #30efb22c
 def mosfet_current(v_gs:torch.Tensor, # Gate over source, volts; all three with the sign of a p-channel turned
@@ -234,7 +310,9 @@ def _limit(new, old, blocks):
         critical, rise = a*torch.log(a/(2**.5*i_s)), 1+(d-v)/a
         log_step = torch.where(v>0, torch.where(rise>0, v+a*torch.log(rise.clamp(min=1e-300)), critical), a*torch.log((d/a).clamp(min=1e-300)))
         new[..., k] = torch.where((d>critical) & ((d-v).abs()>2*a), log_step, d)
-    for k in blocks.inp.get('channel', ()): new[..., k] = old[..., k]+(new[..., k]-old[..., k]).clamp(-.5, .5)
+    for k in blocks.inp.get('channel', ()):
+        reach = .5+.5*old[..., k].abs()
+        new[..., k] = torch.clamp(new[..., k], old[..., k]-reach, old[..., k]+reach)
     return new
 
 def _times(M, u):
@@ -267,6 +345,59 @@ def _substitute(z, z0, M, blocks, n_steps=30):
         z = new
     return z, None
 
+def _turned_up(y, z0, M, blocks):
+    "z - s (z0 + M f(z)) at y = (z, s), and its derivative (n, n+1)"
+    z, s = y[None, None, :-1], y[-1]
+    u, du = blocks(z)
+    out = z0+_times(M, u)
+    return (z-s*out)[0, 0], torch.cat([blocks.jacobian(s*M, du), -out[..., None]], -1)[0, 0]
+
+def _tangent(J, weight):
+    "Of the path, forwards, of weighted length one"
+    q = torch.linalg.qr((J/weight).mT, mode='complete')[0][:, -1]
+    return q*torch.linalg.slogdet(torch.cat([J/weight, q[None]]))[0]/weight
+
+def _back_to_path(y, across, weight, reach, *system):
+    "Newton's method in the plane across the path, and its steps; None if it does not converge within `reach`"
+    for k in range(8):
+        f, J = _turned_up(y, *system)
+        step = torch.linalg.solve_ex(torch.cat([J, across[None]]), torch.cat([-f, f.new_zeros(1)]))[0]
+        y, size = y+step, (step*weight).norm()
+        if not size<reach: break
+        if size<1e-10: return y, k+1
+    return None, k
+
+_lost = 1e12         # volts; a path that comes so far runs to infinity
+
+def _walk(*system, n_steps=500):
+    "A solution for one chip and point, at the end of the path from zero, and the steps to it; else None for them, and how far s came"
+    y, h = system[0].new_zeros(system[0].shape[-1]+1), .01
+    for k in range(n_steps):
+        weight = torch.cat([1/(.1+y[:-1].abs()), y.new_ones(1)])
+        t = _tangent(_turned_up(y, *system)[1], weight)
+        new, effort = _back_to_path(y+h*t, t*weight**2, weight, 2*h, *system)
+        if new is None: h /= 2
+        elif new[-1]>=1:
+            z, steps = _newton((y+(1-y[-1])/(new[-1]-y[-1])*(new-y))[None, None, :-1], *system)
+            if steps: return z, k+1
+            h /= 4
+        else: y, h = new, h*(2. if effort<5 else .7 if effort>6 else 1.)
+        if h<1e-9 or y.abs().max()>_lost: break
+    return y[-1].item(), None
+
+def _walk_each(z0, M, blocks):
+    "`_operating_point` of all chips and points, one by one, by Newton's method or a walk"
+    z, info = torch.zeros_like(z0), dict(newton_steps=0, source_steps=1, walked=0, walk_steps=0)
+    for chip, point in np.ndindex(*z0.shape[:2]):
+        part = lambda v: v[chip*(len(v)>1), point*(v.shape[1]>1)][None, None]
+        system = part(z0), part(M), replace(blocks, values={kind: [part(v) for v in vs] for kind,vs in blocks.values.items()})
+        z[chip, point], steps = _newton(torch.zeros_like(system[0]), *system)
+        if steps: info['newton_steps'] += steps; continue
+        found, steps = _walk(*system)
+        if not steps: raise ConvergenceError(f"no operating point found of chip {chip}, point {point}: Newton's method fails, also with sources and conductances turned up in steps, and the path of solutions from zero is lost at {found:.1%} of sources and feedback")
+        z[chip, point], info['walked'], info['walk_steps'] = found, info['walked']+1, info['walk_steps']+steps
+    return z, info
+
 @torch.no_grad()
 def _operating_point(z0, M, blocks, begin):
     "Inputs of the nonlinear components, and how they were found"
@@ -284,16 +415,17 @@ def _operating_point(z0, M, blocks, begin):
     z, total = torch.zeros_like(z0), 0
     for scale in torch.linspace(.01, 1, 100).tolist():
         z, steps = _newton(z, z0*scale, M, blocks)
-        if not steps: raise ConvergenceError(f"no operating point found: Newton's method fails with the sources at {scale:.0%}")
+        if not steps: break
         total += steps
-    return z, dict(newton_steps=total, source_steps=100)
+    else: return z, dict(newton_steps=total, source_steps=100)
+    return _walk_each(z0, M, blocks)
 
 # %% ../nbs/32_nodal.ipynb #48364c56
 def _inputs_at(e, start, like):
     "Input voltages of the nonlinear components in a solution"
     if {n.lower() for n in start.nodes}!=set(e.row): raise CircuitError(f"start has the nodes {start.nodes}; allowed: a solution of a circuit with these nodes: {tuple(e.row)}")
     v = torch.stack([start[n].detach() for n in e.row], -1)
-    try: return (_dense(e.Q, len(e.owner), e.size)[..., :len(e.row)]@v[..., None])[..., 0].expand(like.shape).clone()
+    try: return e.sensed(torch.cat([v, v.new_zeros(*v.shape[:-1], e.size-len(e.row))], -1)[..., None])[..., 0].expand(like.shape).clone()
     except RuntimeError as error: raise ShapeError(f"start has voltages {tuple(start.v.shape)}, which do not fit a circuit of (chips, points) {tuple(like.shape[:2])}") from error
 
 def solve(ckt:Circuit, # Any circuit; its values may differ from point to point and from chip to chip
@@ -303,17 +435,17 @@ def solve(ckt:Circuit, # Any circuit; its values may differ from point to point 
     check_circuit(ckt)
     e = _Equations(ckt)
     shape = ckt.shape
-    x0, T = _checked(_reduce, e, ckt)
+    x0, T = _checked(e, ckt)
     x, info = x0[..., 0], dict(newton_steps=0, source_steps=1)
     if e.blocks:
-        Q, blocks = _dense(e.Q, len(e.owner), e.size), _as_blocks(e.blocks, e.owner)
-        z0, M = _times(Q, x).expand(*shape, -1), Q@T
+        blocks = _as_blocks(e.blocks, e.owner)
+        z0, M = e.sensed(x0)[..., 0].expand(*shape, -1), e.sensed(T)
         z, info = _operating_point(z0, M, blocks, torch.zeros_like(z0) if start is None else _inputs_at(e, start, z0))
         if torch.is_grad_enabled() and any(t.requires_grad for t in (z0, M, *(v for vs in blocks.values.values() for v in vs))):
             u, du = blocks(z)
             z = z + torch.linalg.solve(blocks.jacobian(M, du).detach(), z0+_times(M, u)-z)        # zero in value; it carries the gradient
         x = x + _times(T, blocks(z)[0])
-    return _as_solution(ckt, e, x.expand(*shape, -1), info)
+    return _as_solution(ckt, e, x.expand(*shape, -1), dict(info, matrix='sparse' if e.size>=_sparse_from else 'dense'))
 
 # %% ../nbs/32_nodal.ipynb #42a425be
 def _as_solution(ckt, e, x, info):
@@ -324,12 +456,22 @@ def _as_solution(ckt, e, x, info):
 
 _singular = 1e14     # a matrix whose inverse enlarges a random vector so much is singular but for rounding
 
-def _checked(f, e, ckt):
-    "`f(e)`, or a `CircuitError` that names the nodes at which the equations have no unique solution"
-    x0, T, growth = f(e)
-    if torch.isfinite(x0).all() and torch.isfinite(T).all() and growth<_singular: return x0, T
-    A = _dense(e.A, e.size, e.size)[0, 0].detach()
-    null = torch.linalg.svd(A/A.abs().amax(1, keepdim=True).clamp(min=1e-300))[2][-1].abs()
+def _undetermined(e, growth):
+    "How far each unknown is left open by the worst matrix: by inverse iteration, with the zeros on its diagonal a little filled"
+    from scipy.sparse import diags_array
+    rows, cols, v, _ = _sparse(e)
+    chip, point = divmod(growth.nan_to_num(torch.inf).argmax().item(), growth.shape[1])
+    v = v.detach()[chip*(len(v)>1), point*(v.shape[1]>1)].nan_to_num(0., 0., 0.)
+    rng = np.random.default_rng(0)
+    lu, null = _factored(_csc(v, rows, cols, e.size)+1e-12*diags_array(rng.uniform(.5, 1., e.size), format='csc')), rng.normal(size=e.size)
+    for _ in range(4): null = lu.solve(lu.solve(null/np.abs(null).max(), 'T'))
+    return np.abs(null)
+
+def _checked(e, ckt):
+    "What `_reduce` gives, or a `CircuitError` that names the nodes at which the equations have no unique solution"
+    x0, T, growth = _reduce(e)
+    if torch.isfinite(x0).all() and torch.isfinite(T).all() and (growth<_singular).all(): return x0, T
+    null = _undetermined(e, growth)
     loose = [n for n in ckt.nodes if null[e.row[n.lower()]]>.01*null.max()]
     where = f"nodes {', '.join(loose[:8])} are not determined" if loose else 'currents of fixed voltages are not determined'
     inside = '; a rail or ReLU inside the loop of an ideal op-amp is not supported: give the op-amp a gain' if e.blocks else ''
@@ -337,8 +479,16 @@ def _checked(f, e, ckt):
 
 # %% ../nbs/32_nodal.ipynb #03d3d7cd
 def condition_number(ckt:Circuit # Any circuit
-                    )->float:
+                    )->float: # Of a large circuit to three digits
     "Condition number (2-norm) of the nodal equations, rows scaled to one, the worst over chips and points"
     e = _Equations(ckt)
+    if e.size>=_sparse_from: return _sparse_condition(e)
     A = _dense(e.A, e.size, e.size).detach()
     return torch.linalg.cond(A/A.abs().amax(-1, keepdim=True)).max().item()
+
+def _sparse_condition(e):
+    from scipy.sparse.linalg import LinearOperator, svds
+    rows, cols, v, _ = _sparse(e)
+    def largest(A): return svds(A, 1, tol=1e-4, v0=np.random.default_rng(0).normal(size=e.size), return_singular_vectors=False)[0].item()
+    def one(A, lu): return largest(A)*largest(LinearOperator(A.shape, matvec=lu.solve, rmatvec=lambda x: lu.solve(x, 'T'), dtype=float)) if lu else float('inf')
+    return max(one(A, _factored(A)) for A in (_csc(m, rows, cols, e.size) for m in v.detach().flatten(0, 1)))
