@@ -8,8 +8,9 @@ __all__ = ['how_to_install', 'ladder_rungs', 'transient_rungs', 'engines', 'tran
            'transient_ngspice', 'transient_pyspice', 'simulate', 'random_circuit', 'bench_nodal']
 
 # %% ../nbs/35_spice.ipynb #4900afb0
-import atexit, collections, copy, inspect, math, os, random, re, shutil, signal, subprocess, sys, tempfile, threading
+import atexit, collections, copy, errno, inspect, math, os, random, re, shutil, signal, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from multiprocessing import Pipe
@@ -169,6 +170,20 @@ def _harmless(line):
     return word in _cards or word[0] in _letters or word[0]=='+'
 
 # %% ../nbs/35_spice.ipynb #2f30d5ff
+@contextmanager
+def _scratch():
+    "A folder that is gone afterwards; failures for want of space say so"
+    def full(e): return EngineError(f"no space left on the disk of {tempfile.gettempdir()}, where an engine's files lie during a run: {e}")
+    try:
+        with tempfile.TemporaryDirectory(prefix='analognn-') as folder:
+            try: yield Path(folder)
+            except EngineError as e:
+                if type(e) is EngineError and shutil.disk_usage(folder).free<2**12: raise full(e) from e
+                raise
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT): raise full(e) from e
+        raise
+
 def _environment():
     "The environment of an engine: numbers with a point, one thread, binary raw files"
     return {k: v for k,v in os.environ.items() if k!='SPICE_ASCIIRAWFILE'} | dict(LC_ALL='C', OMP_NUM_THREADS='1')
@@ -217,7 +232,7 @@ def ngspice_version()->str: # Such as '39'
 
 @cache
 def _version_of(exe):
-    with tempfile.TemporaryDirectory(prefix='analognn-') as folder: _, log = _run_in(Path(folder), [exe, '--version'], 20., 2**20, set())
+    with _scratch() as folder: _, log = _run_in(folder, [exe, '--version'], 20., 2**20, set())
     found = re.search(r'ngspice-(\w[\w.]*)', log)
     if not found: raise EngineError(f"{exe} does not say which ngspice it is: {log[:200]!r}")
     return found[1]
@@ -274,8 +289,7 @@ def run_ngspice(deck:str, # What `check_deck` lets through, `Circuit.netlist()` 
 def _run_deck(deck, timeout, max_bytes, live):
     check_deck(deck); _check_timeout(timeout); _stop_time(deck)
     exe, title = _ngspice(), deck.partition('\n')[0]
-    with tempfile.TemporaryDirectory(prefix='analognn-') as folder:
-        folder = Path(folder)
+    with _scratch() as folder:
         (folder/'deck.cir').write_text(deck)
         status, log = _run_in(folder, [exe, '-n', '-b', '-r', 'deck.raw', 'deck.cir'], timeout, max_bytes, live)
         if status==-getattr(signal, 'SIGXFSZ', 0): raise EngineError(f"ngspice wrote more than {max_bytes} bytes and was ended")
