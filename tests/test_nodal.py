@@ -89,12 +89,13 @@ def test_singular_circuits_are_named():
 
 # Sparse matrices
 
-@pytest.fixture
-def sparse(monkeypatch):
-    "A function that is called with all matrices sparse"
+@pytest.fixture(params=['reduced', 'whole'])
+def sparse(request, monkeypatch):
+    "A function that is called with all matrices sparse, and Newton's method in the nonlinear inputs or in all unknowns"
     def call(f, *args):
         with monkeypatch.context() as m:
             m.setattr(nodal, '_sparse_from', 0)
+            if request.param=='whole': m.setattr(nodal, '_whole_from', 0)
             return f(*args)
     return call
 
@@ -123,6 +124,13 @@ def test_sparse_gradients_through_chips_and_points(sparse):
     r, v = torch.tensor([[1e3], [2e3]], dtype=torch.float64, requires_grad=True), torch.tensor([-1., .1, 2.], dtype=torch.float64, requires_grad=True)
     assert sparse(torch.autograd.gradcheck, lambda r, v: solve(ladder_circuit(r, v)).v, (r, v))
 
+def test_sparse_gradients_of_transistors(sparse):
+    def grads():
+        w, vto, gamma, i_s = (torch.tensor([[x], [1.1*x]], dtype=torch.float64, requires_grad=True) for x in (2e-6, .4, .3, 1e-14))
+        ckt = Circuit('g').V('dd', 'd', '0', 1.8).V('g', 'g', '0', torch.tensor([.9, 1.5])).V('b', 'b', '0', -.3).nmos('n', 'd', 'g', 's', 'b', w, kp=1e-4, vto=vto, gamma=gamma, i_s=i_s).R('s', 's', '0', 1e4).tanh('t', 't', 's').sigmoid('u', 'u', 't')
+        return torch.autograd.grad(solve(ckt)['u'].sum(), (w, vto, gamma, i_s))
+    for one, other in zip(sparse(grads), grads()): torch.testing.assert_close(one, other, rtol=1e-9, atol=0)
+
 def test_random_circuits_solved_sparsely(sparse):
     rng = random.Random('sparse')
     for k in range(60):
@@ -139,6 +147,18 @@ def test_a_large_crossbar():
     sol = solve(crossbar_circuit(g, v, 1.))
     assert sol.info['matrix']=='sparse'
     torch.testing.assert_close(torch.cat([sol.current(f'out{i}') for i in range(32)]), effective_conductance(g, 1.)@v, rtol=1e-10, atol=0)
+
+def test_many_diodes():
+    "625 of them in an array with wires, each behind a resistor: Kirchhoff's law between the two"
+    g, n = stream(0, 'diodes'), 25
+    ckt, ohm = Circuit('array'), 1e4*(1+torch.rand(n, n, generator=g, dtype=torch.float64))
+    for j, v in enumerate((2*torch.rand(n, generator=g, dtype=torch.float64)-.5).tolist()):
+        ckt.V(f'in{j}', f'u{j}_0', '0', v)
+        for i in range(n): ckt.R(f'i{j}_{i}', f'u{j}_{i}', f'u{j}_{i+1}', 1.).D(f'{j}_{i}', f'u{j}_{i+1}', f'm{j}_{i}').R(f'c{j}_{i}', f'm{j}_{i}', f'b{i}_{j}', ohm[i, j].item()).R(f'o{j}_{i}', f'b{i}_{j}', f'b{i}_{j+1}' if j<n-1 else '0', 1.)
+    sol = solve(ckt)
+    for j, i in ((0, 0), (7, 20), (24, 24)):
+        m = sol[f'm{j}_{i}']
+        torch.testing.assert_close(1e-14*torch.expm1((sol[f'u{j}_{i+1}']-m)/nodal.thermal_voltage), (m-sol[f'b{i}_{j}'])/ohm[i, j], rtol=1e-7, atol=1e-14)
 
 def big(ckt, n=400):
     "The circuit with a chain of resistors at its node `a`"
