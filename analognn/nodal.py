@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch.autograd.function import once_differentiable
 
 from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit)
-from .core import CircuitError, ConvergenceError, ShapeError
+from .core import CircuitError, ConvergenceError, ShapeError, one_thread
 from .nonideal import thermal_voltage
 
 # %% ../nbs/32_nodal.ipynb #b058670d
@@ -462,6 +462,7 @@ def _walk(system, n_steps=500):
         if h<1e-9 or y.abs().max()>_lost: break
     return y[-1].item(), None
 
+@one_thread()
 def _walk_each(system):
     "`_operating_point` of all chips and points, one by one, by Newton's method or a walk"
     z, info = torch.zeros_like(system.z0), dict(newton_steps=0, source_steps=1, walked=0, walk_steps=0)
@@ -539,7 +540,7 @@ def _as_solution(ckt, e, x, info):
 _singular = 1e14     # a matrix whose inverse enlarges a random vector so much is singular but for rounding
 
 def _undetermined(e, growth):
-    "How far each unknown is left open by the worst matrix: by inverse iteration, with the zeros on its diagonal a little filled"
+    "How far each unknown is left open by the worst matrix: by inverse iteration, with its diagonal a little filled"
     from scipy.sparse import diags_array
     rows, cols, v, *_ = _sparse(e)
     chip, point = divmod(growth.nan_to_num(torch.inf).argmax().item(), growth.shape[1])
