@@ -203,27 +203,39 @@ def _check_timeout(timeout):
     if not timeout>0 or timeout>threading.TIMEOUT_MAX: raise ConfigError(f"timeout is {timeout}; allowed: seconds above 0")
 
 # %% ../nbs/35_spice.ipynb #e1d2272d
+@contextmanager
+def _uninterrupted():
+    "Holds an interrupt back while a process starts, which nobody knows yet"
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    held = []
+    before = signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    try: yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held: signal.raise_signal(signal.SIGINT)
+
 def _wait(process, timeout):
-    "Exit status of a process; its group is killed when the time is over, or when we are interrupted"
+    "Exit status of a process; its group is killed when the time is over"
     late = threading.Event()
     timer = threading.Timer(timeout, lambda: (late.set(), _kill(process)))
     timer.start()       # `wait(timeout)` would poll, and lose a third of a short run
     try: status = process.wait()
-    except BaseException:
-        _kill(process); process.wait()
-        raise
     finally: timer.cancel()
     if late.is_set(): raise EngineTimeout(f"the engine took longer than {timeout:.3g} s and was ended")
     return status
 
 def _run_in(folder, cmd, timeout, max_bytes, live):
     "Run a command in a folder, among `live` processes while it runs: its exit status and what it said"
+    process = None
     with open(folder/'log', 'wb') as log:
-        process = subprocess.Popen(_limited(cmd, max_bytes), cwd=folder, env=_environment(), stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        live.add(process)
-        try: status = _wait(process, timeout)
-        finally: live.discard(process)
+        try:
+            with _uninterrupted():
+                process = subprocess.Popen(_limited(cmd, max_bytes), cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                live.add(process)
+            status = _wait(process, timeout)
+        finally:
+            if process and process.returncode is None: _kill(process); process.wait()
+            live.discard(process)
     return status, (folder/'log').read_text('latin1')
 
 # %% ../nbs/35_spice.ipynb #76a584df

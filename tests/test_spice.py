@@ -160,6 +160,19 @@ def test_an_interrupt_ends_the_processes(fake, tmp_path, n_workers):
     assert soon(lambda: all(map(gone, started()))) and len(started())==n_workers
 
 @posix
+def test_an_interrupt_at_the_start_ends_the_process(fake, monkeypatch):
+    "As if it came before anybody knows that there is a process"
+    fake('exec sleep 50')
+    started, real = [], subprocess.Popen
+    def start(*args, **kwargs):
+        started.append(real(*args, **kwargs))
+        signal.raise_signal(signal.SIGINT)
+        return started[-1]
+    monkeypatch.setattr(subprocess, 'Popen', start)
+    with pytest.raises(KeyboardInterrupt): run_ngspice(divider_deck)
+    assert len(started)==1 and gone(started[0].pid) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+@posix
 @pytest.mark.parametrize('script, said', [('exit 1', 'status 1'), ('kill -9 $$', 'status -9'), ('kill -SEGV $$', 'status -11'), ('true', 'no raw file'), ('echo garbage > deck.raw', 'not a raw file'),
     (': > deck.raw', 'empty'), ('echo "what went wrong" >&2; exit 3', 'what went wrong'), ('printf "Title: x\\n" > deck.raw', 'truncated'), ('mkdir deck.raw', 'no raw file')])
 def test_anything_but_success_is_an_error(fake, script, said):
