@@ -8,10 +8,11 @@ __all__ = ['mosfet_current', 'solve', 'condition_number']
 # %% ../nbs/32_nodal.ipynb #d5cabb1a
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np, torch
+from torch.autograd.function import once_differentiable
 
 from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit)
-from .core import CircuitError, ConvergenceError, ShapeError
+from .core import CircuitError, ConvergenceError, ShapeError, one_thread
 from .nonideal import thermal_voltage
 
 # %% ../nbs/32_nodal.ipynb #b058670d
@@ -52,8 +53,14 @@ class _Equations:
 
     def sense(self, a, b):
         "The voltage between `a` and `b` as an input of the next nonlinear block"
-        self.entry(self.Q, len(self.owner), self.at(a), 1.); self.entry(self.Q, len(self.owner), self.at(b), -1.)
+        self.Q.append([self.size if k is None else k for k in (self.at(a), self.at(b))])        # ground comes after all unknowns
         self.owner.append(len(self.blocks))
+
+    def sensed(self, x):
+        "Q x for x (..., size, k)"
+        x = torch.cat([x, x.new_zeros(*x.shape[:-2], 1, x.shape[-1])], -2)
+        plus, minus = torch.tensor(self.Q).mT
+        return x[..., plus, :]-x[..., minus, :]
 
 # %% ../nbs/32_nodal.ipynb #864ef0b6
 def _resistor(e, c): _conductance(e, c.a, c.b, 1/c.ohm)
@@ -121,36 +128,105 @@ def _batched(v):
     t = torch.as_tensor(v, dtype=torch.float64)
     return t.reshape((1,)*(2-t.ndim)+t.shape)
 
+def _added(entries, at, n):
+    "Entries added up in places `at`, as (chips, points, n)"
+    v, at = [e[2] for e in entries], torch.as_tensor(at)
+    swept = torch.tensor([isinstance(x, torch.Tensor) for x in v], dtype=torch.bool)
+    total = torch.zeros(n, dtype=torch.float64).index_add_(0, at[~swept], torch.tensor([x for x in v if not isinstance(x, torch.Tensor)], dtype=torch.float64))
+    if not swept.any(): return total.view(1, 1, n)
+    values = torch.stack(torch.broadcast_tensors(*[_batched(x) for x in v if isinstance(x, torch.Tensor)]), -1)
+    return total.expand(*values.shape[:2], n).index_add(2, at[swept], values)
+
 def _dense(entries, rows, cols):
     "Entries added up in a matrix (chips, points, rows, cols)"
-    numbers, tensors = [e for e in entries if not isinstance(e[2], torch.Tensor)], [e for e in entries if isinstance(e[2], torch.Tensor)]
-    M = torch.zeros(rows*cols, dtype=torch.float64)
-    if numbers:
-        r, c, v = zip(*numbers)
-        M.index_add_(0, torch.tensor(r)*cols+torch.tensor(c), torch.tensor(v, dtype=torch.float64))
-    if not tensors: return M.view(1, 1, rows, cols)
-    values = torch.broadcast_tensors(*[_batched(v) for _,_,v in tensors])
-    at = torch.tensor([r*cols+c for r,c,_ in tensors])
-    return M.expand(*values[0].shape, -1).index_add(2, at, torch.stack(values, -1)).unflatten(-1, (rows, cols))
+    return _added(entries, [r*cols+c for r,c,_ in entries] or torch.empty(0, dtype=torch.long), rows*cols).unflatten(-1, (rows, cols))
 
 # %% ../nbs/32_nodal.ipynb #c794c586
-def _solve_rows(A, rhs):
-    "A^-1 rhs with one step of iterative refinement"
-    LU, pivots, _ = torch.linalg.lu_factor_ex(A)      # a singular matrix gives infinite values, which the caller explains
-    x = torch.linalg.lu_solve(LU, pivots, rhs)
-    return x + torch.linalg.lu_solve(LU, pivots, rhs-A@x)
-
-def _reduce(e):
-    "A^-1 b as (chips, points, size, 1), A^-1 P as (chips, points, size, blocks), and how much A^-1 enlarges a random vector; rows scaled to one"
-    A, b, P = (_dense(m, e.size, n) for m,n in ((e.A, e.size), (e.b, 1), (e.P, len(e.blocks))))
+def _dense_solver(e):
+    "Chips and points of the matrix, and a function for A^-1 of right-hand sides (..., size, k), with one step of iterative refinement; rows scaled to one"
+    A = _dense(e.A, e.size, e.size)
     scale = 1/A.detach().abs().amax(-1, keepdim=True)
-    A, b, P = A*scale, b*scale, P*scale
+    each = (slice(None), 0) if A.shape[1]==1 else ...
+    A, scale = (A*scale)[each], scale[each]
+    def inverse(rhs):
+        rhs, M = rhs*scale, A.expand(*rhs.shape[:-2], -1, -1)
+        LU, pivots, _ = torch.linalg.lu_factor_ex(M)      # a singular matrix gives infinite values, which the caller explains
+        x = torch.linalg.lu_solve(LU, pivots, rhs)
+        return x + torch.linalg.lu_solve(LU, pivots, rhs-M@x)
+    return scale.shape[:2] if scale.ndim==4 else (len(scale), 1), inverse
+
+# %% ../nbs/32_nodal.ipynb #b7cb771d
+def _sparse(e, more=()):
+    "Rows and columns of the entries of A, column by column, with places for `more` of them; their values (chips, points, entries), rows scaled to one; the scale (chips, points, size); and the places"
+    entries = [*e.A, *((r, c, 0.) for r,c in more)]
+    places, at = np.unique([c*e.size+r for r,c,_ in entries], return_inverse=True)
+    cols, rows = (torch.from_numpy(k) for k in np.divmod(places, e.size))
+    v = _added(entries, at, len(places))
+    scale = 1/v.new_zeros(*v.shape[:2], e.size).scatter_reduce(-1, rows.expand_as(v), v.detach().abs(), 'amax')
+    return rows, cols, v*scale[..., rows], scale, torch.from_numpy(at[len(e.A):])
+
+def _csc(v, rows, cols, size):
+    "One matrix in SciPy's form"
+    from scipy.sparse import csc_array
+    return csc_array((v.numpy(), rows.numpy(), np.searchsorted(cols.numpy(), np.arange(size+1))), (size, size))
+
+def _factored(A):
+    "Its factors; None if it is singular"
+    from scipy.sparse.linalg import splu
+    try: return splu(A, permc_spec='MMD_AT_PLUS_A') if np.isfinite(A.data).all() else None
+    except RuntimeError: return None
+
+def _refined(A, lu, rhs):
+    "A^-1 rhs with one step of iterative refinement"
+    if lu is None: return np.full_like(rhs, np.nan)
+    x = lu(rhs)
+    return x + lu(rhs-A@x)
+
+class _SparseSolve(torch.autograd.Function):
+    "A^-1 rhs of several sparse matrices, each factored once: values (matrices, entries), right-hand sides (matrices, size, k)"
+    @staticmethod
+    def forward(ctx, v, rhs, rows, cols):
+        matrices = (_csc(one, rows, cols, rhs.shape[-2]) for one in v.detach())
+        factored = ((A, _factored(A)) for A in matrices)
+        if any(ctx.needs_input_grad): factored = ctx.factored = list(factored)
+        x = torch.from_numpy(np.stack([_refined(A, lu and lu.solve, b) for (A, lu),b in zip(factored, rhs.detach().numpy())]))
+        ctx.save_for_backward(x, rows, cols)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, rows, cols = ctx.saved_tensors
+        back = torch.from_numpy(np.stack([_refined(A.T, lambda b: lu.solve(b, 'T'), g) for (A, lu),g in zip(ctx.factored, grad.numpy())]))
+        at_entries = [-(back[:, r]*x[:, c]).sum(-1) for r,c in zip(rows.split(4096), cols.split(4096))] if ctx.needs_input_grad[0] else None
+        return at_entries and torch.cat(at_entries, -1), back, None, None
+
+def _sparse_solver(e):
+    "As `_dense_solver`"
+    rows, cols, v, scale, _ = _sparse(e)
+    chips, points = v.shape[:2]
+    if points==1: v, scale = v[:, 0], scale[:, 0]
+    def inverse(rhs):
+        lead = rhs.shape[:-2]
+        x = _SparseSolve.apply(v.expand(*lead, -1).reshape(-1, len(rows)), (rhs*scale[..., None]).reshape(-1, *rhs.shape[-2:]), rows, cols)
+        return x.view(rhs.shape)
+    return (chips, points), inverse
+
+# %% ../nbs/32_nodal.ipynb #0be44018
+def _reduce(e, solver, reduced=True):
+    "A^-1 b as (chips, points, size, 1), A^-1 P as (chips, points, size, blocks) if `reduced`, and how much A^-1 enlarges a random vector (chips, points)"
+    (chips, points), inverse = solver(e)
+    b, P = _dense(e.b, e.size, 1), _dense(e.P, e.size, len(e.blocks)) if reduced else torch.zeros(1, 1, e.size, 0, dtype=torch.float64)
     probe = torch.randn(e.size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    if A.shape[1]==1: A, b, P = A[:, 0], b[..., 0].mT, P[:, 0]         # the same matrix at every point: points are right-hand sides
-    chips = torch.broadcast_shapes(A.shape[:-2], b.shape[:-2])
-    x = _solve_rows(A.expand(*chips, *A.shape[-2:]), torch.cat([m.expand(*chips, *m.shape[-2:]) for m in (b, P, probe)], -1))
-    x0, T, growth = x[..., :b.shape[-1]], x[..., b.shape[-1]:-1], x[..., -1].detach().abs().amax()
-    return (x0, T, growth) if A.ndim==4 else (x0.mT[..., None], T[:, None], growth)
+    shape = b.shape[:2]
+    if chips==points==1: b = b.flatten(0, 1)[None]
+    if points==1: b, P = b[..., 0].mT, P[:, 0]                         # the same matrix at every point: points are right-hand sides
+    lead = torch.broadcast_shapes((chips, points)[:b.ndim-2], b.shape[:-2])
+    x = inverse(torch.cat([m.expand(*lead, *m.shape[-2:]) for m in (b, P, probe)], -1))
+    x0, T, growth = x[..., :b.shape[-1]], x[..., b.shape[-1]:-1], x[..., -1].detach().abs().amax(-1)
+    if points>1: return x0, T, growth
+    x0 = x0.mT[..., None]
+    return (x0.reshape(*shape, *x0.shape[2:]) if chips==1 else x0), T[:, None], growth[:, None]
 
 # %% ../nbs/32_nodal.ipynb #30efb22c
 def mosfet_current(v_gs:torch.Tensor, # Gate over source, volts; all three with the sign of a p-channel turned
@@ -201,6 +277,9 @@ class _Blocks:
     values: dict    # and their values, each (chips, points, blocks)
     leak: float = 0.    # Siemens beside each channel, on the way to a solution
 
+    @property
+    def all_values(self): return [v for vs in self.values.values() for v in vs]
+
     def __call__(self, z):
         "u = f(z) (..., blocks), and its derivative by each input (..., inputs)"
         u, du = z.new_zeros(*z.shape[:-1], self.owner[-1]+1), torch.zeros_like(z)
@@ -234,21 +313,43 @@ def _limit(new, old, blocks):
         critical, rise = a*torch.log(a/(2**.5*i_s)), 1+(d-v)/a
         log_step = torch.where(v>0, torch.where(rise>0, v+a*torch.log(rise.clamp(min=1e-300)), critical), a*torch.log((d/a).clamp(min=1e-300)))
         new[..., k] = torch.where((d>critical) & ((d-v).abs()>2*a), log_step, d)
-    for k in blocks.inp.get('channel', ()): new[..., k] = old[..., k]+(new[..., k]-old[..., k]).clamp(-.5, .5)
+    for k in blocks.inp.get('channel', ()):
+        reach = .5+.5*old[..., k].abs()
+        new[..., k] = torch.clamp(new[..., k], old[..., k]-reach, old[..., k]+reach)
     return new
 
 def _times(M, u):
     "M u for vectors u (chips, points, n), without copies of a matrix that all points share"
     return u@M[..., 0, :, :].mT if M.shape[-3]==1 else (M@u[..., None])[..., 0]
 
-def _newton(z, z0, M, blocks, n_steps=200):
-    "Solve z = z0 + M f(z) from `z`; the number of steps, or None if it does not converge"
+@dataclass
+class _Reduced:
+    "The equations of the nonlinear components' inputs, z = z0 + M f(z)"
+    x0: torch.Tensor; T: torch.Tensor       # A^-1 b (chips, points, size) and A^-1 P (chips, points, size, blocks)
+    z0: torch.Tensor; M: torch.Tensor
+    blocks: _Blocks
+
+    def put_in(self, z): return self.z0+_times(self.M, self.blocks(z)[0])
+    def with_sources(self, scale): return replace(self, z0=scale*self.z0)
+
+    def led_to(self, z):
+        "Where a step of Newton's method ends"
+        u, du = self.blocks(z)
+        return z+torch.linalg.solve_ex(self.blocks.jacobian(self.M, du), self.z0+_times(self.M, u)-z)[0]
+
+    def unknowns(self, z):
+        "x at a solution z, with its gradient"
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (self.z0, self.M, *self.blocks.all_values)):
+            u, du = self.blocks(z)
+            z = z + torch.linalg.solve(self.blocks.jacobian(self.M, du).detach(), self.z0+_times(self.M, u)-z)        # zero in value; it carries the gradient
+        return self.x0 + _times(self.T, self.blocks(z)[0])
+
+def _newton(z, system, n_steps=200):
+    "A solution of a system from `z`; the number of steps, or None if it does not converge"
     last = float('inf')
     for k in range(n_steps):
-        u, du = blocks(z)
-        step, _ = torch.linalg.solve_ex(blocks.jacobian(M, du), z0+_times(M, u)-z)
-        full = z + step
-        new = _limit(full, z, blocks)
+        full = system.led_to(z)
+        new = _limit(full, z, system.blocks)
         if not torch.isfinite(new).all(): return z, None
         moved = (new-z).abs()
         small = (moved<=1e-14+1e-13*new.abs()).all() or .9*last<moved.max()<1e-9       # or as small as rounding lets it be
@@ -256,44 +357,157 @@ def _newton(z, z0, M, blocks, n_steps=200):
         z, last = new, moved.max()
     return z, None
 
+# %% ../nbs/32_nodal.ipynb #31ac5668
+@dataclass
+class _Whole:
+    "The equations of all unknowns, rows scaled to one"
+    e: _Equations
+    blocks: _Blocks
+    rows: torch.Tensor; cols: torch.Tensor      # Of the entries of A and of P f' Q together
+    v: torch.Tensor                             # Values of A there (chips, points, entries)
+    slopes: tuple                               # Of the terms of -P f' Q: places among the entries, inputs, factors (chips, points, terms)
+    b: torch.Tensor                             # (chips, points, size)
+    P: tuple                                    # Rows, blocks, factors (chips, points, terms)
+
+    @classmethod
+    def make(cls, e, blocks):
+        "From stamps"
+        r, k, sign = (torch.tensor(t) for t in zip(*e.P))
+        columns = [[] for _ in e.blocks]
+        for row,n,s in e.P: columns[n].append((row, s))
+        terms = [(row, c, i, -side*s) for i,(n, ends) in enumerate(zip(e.owner, e.Q)) for c,side in zip(ends, (1., -1.)) if c<e.size for row,s in columns[n]]
+        rows, cols, v, scale, at = _sparse(e, [t[:2] for t in terms])
+        (at_rows, inputs), signs = (torch.tensor([t[k] for t in terms], dtype=torch.long) for k in (0, 2)), torch.tensor([t[3] for t in terms], dtype=torch.float64)
+        return cls(e, blocks, rows, cols, v, (at, inputs, scale[..., at_rows]*signs), scale*_dense(e.b, e.size, 1)[..., 0], (r, k, scale[..., r]*sign))
+
+    def with_sources(self, scale): return replace(self, b=scale*self.b)
+
+    def right_side(self, w):
+        "b + P w"
+        r, k, factors = self.P
+        return self.b+torch.zeros(*w.shape[:2], self.e.size, dtype=torch.float64).index_add(-1, r, factors*w[..., k])
+
+    def matrix(self, du):
+        "A - P f' Q"
+        at, inputs, factors = self.slopes
+        return self.v.detach().expand(*du.shape[:2], -1).index_add(-1, at, factors.detach()*du[..., inputs].detach())
+
+    def inverse(self, matrix, rhs):
+        x = _SparseSolve.apply(matrix.flatten(0, 1), rhs.flatten(0, 1)[..., None], self.rows, self.cols)
+        return x.view(rhs.shape)
+
+    def step(self, z):
+        "x where a step of Newton's method ends"
+        u, du = self.blocks(z)
+        return self.inverse(self.matrix(du), self.right_side(u.index_add(-1, torch.tensor(self.blocks.owner), -du*z)))
+
+    def led_to(self, z): return self.e.sensed(self.step(z)[..., None])[..., 0]
+
+    def unknowns(self, z):
+        "x at a solution z, with its gradient"
+        with torch.no_grad(): x = self.step(z)
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in (self.v, self.b, *self.blocks.all_values))): return x
+        u, du = self.blocks(self.e.sensed(x[..., None])[..., 0])
+        Ax = torch.zeros_like(x).index_add(-1, self.rows, self.v*x[..., self.cols])
+        return x + self.inverse(self.matrix(du), self.right_side(u)-Ax)             # zero in value; it carries the gradient
+
 # %% ../nbs/32_nodal.ipynb #6bc3852d
-def _substitute(z, z0, M, blocks, n_steps=30):
+def _substitute(z, system, n_steps=30):
     "z = z0 + M f(z) by putting in what comes out: exact after as many steps as there are layers, where nothing leads back; else None for the steps, and Newton's method has to do it"
     for k in range(n_steps):
-        new = z0+_times(M, blocks(z)[0])
+        new = system.put_in(z)
         moved = (new-z).abs()
         if not moved.isfinite().all(): break
         if (moved<=1e-15*(1+new.abs())).all(): return new, k+1
         z = new
     return z, None
 
+def _turned_up(y, system):
+    "z - s (z0 + M f(z)) at y = (z, s), and its derivative (n, n+1)"
+    z, s = y[None, None, :-1], y[-1]
+    u, du = system.blocks(z)
+    out = system.z0+_times(system.M, u)
+    return (z-s*out)[0, 0], torch.cat([system.blocks.jacobian(s*system.M, du), -out[..., None]], -1)[0, 0]
+
+def _tangent(J, weight):
+    "Of the path, forwards, of weighted length one"
+    q = torch.linalg.qr((J/weight).mT, mode='complete')[0][:, -1]
+    return q*torch.linalg.slogdet(torch.cat([J/weight, q[None]]))[0]/weight
+
+def _back_to_path(y, across, weight, reach, system):
+    "Newton's method in the plane across the path, and its steps; None if it does not converge within `reach`"
+    for k in range(8):
+        f, J = _turned_up(y, system)
+        step = torch.linalg.solve_ex(torch.cat([J, across[None]]), torch.cat([-f, f.new_zeros(1)]))[0]
+        y, size = y+step, (step*weight).norm()
+        if not size<reach: break
+        if size<1e-10: return y, k+1
+    return None, k
+
+_lost = 1e12         # volts; a path that comes so far runs to infinity
+
+def _walk(system, n_steps=500):
+    "A solution for one chip and point, at the end of the path from zero, and the steps to it; else None for them, and how far s came"
+    y, h = system.z0.new_zeros(system.z0.shape[-1]+1), .01
+    for k in range(n_steps):
+        weight = torch.cat([1/(.1+y[:-1].abs()), y.new_ones(1)])
+        t = _tangent(_turned_up(y, system)[1], weight)
+        new, effort = _back_to_path(y+h*t, t*weight**2, weight, 2*h, system)
+        if new is None: h /= 2
+        elif new[-1]>=1:
+            z, steps = _newton((y+(1-y[-1])/(new[-1]-y[-1])*(new-y))[None, None, :-1], system)
+            if steps: return z, k+1
+            h /= 4
+        else: y, h = new, h*(2. if effort<5 else .7 if effort>6 else 1.)
+        if h<1e-9 or y.abs().max()>_lost: break
+    return y[-1].item(), None
+
+@one_thread()
+def _walk_each(system):
+    "`_operating_point` of all chips and points, one by one, by Newton's method or a walk"
+    z, info = torch.zeros_like(system.z0), dict(newton_steps=0, source_steps=1, walked=0, walk_steps=0)
+    for chip, point in np.ndindex(*z.shape[:2]):
+        part = lambda v: v[chip*(len(v)>1), point*(v.shape[1]>1)][None, None]
+        blocks = replace(system.blocks, values={kind: [part(v) for v in vs] for kind,vs in system.blocks.values.items()})
+        one = replace(system, z0=part(system.z0), M=part(system.M), blocks=blocks)
+        z[chip, point], steps = _newton(torch.zeros_like(one.z0), one)
+        if steps: info['newton_steps'] += steps; continue
+        found, steps = _walk(one)
+        if not steps: raise ConvergenceError(f"no operating point found of chip {chip}, point {point}: Newton's method fails, also with sources and conductances turned up in steps, and the path of solutions from zero is lost at {found:.1%} of sources and feedback")
+        z[chip, point], info['walked'], info['walk_steps'] = found, info['walked']+1, info['walk_steps']+steps
+    return z, info
+
 @torch.no_grad()
-def _operating_point(z0, M, blocks, begin):
+def _operating_point(system, begin):
     "Inputs of the nonlinear components, and how they were found"
-    z, steps = (begin, None) if begin.any() or {'junction', 'channel'} & blocks.out.keys() else _substitute(begin, z0, M, blocks)
+    z, steps = (begin, None) if begin.any() or {'junction', 'channel'} & system.blocks.out.keys() or isinstance(system, _Whole) else _substitute(begin, system)
     if steps: return z, dict(newton_steps=0, source_steps=1, substitutions=steps)
-    z, steps = _newton(begin, z0, M, blocks)
+    z, steps = _newton(begin, system)
     if steps: return z, dict(newton_steps=steps, source_steps=1)
-    if 'channel' in blocks.out:
-        z, total, leaks = torch.zeros_like(z0), 0, [*(10.**-k for k in range(2, 14)), 0.]
+    if 'channel' in system.blocks.out:
+        z, total, leaks = torch.zeros_like(begin), 0, [*(10.**-k for k in range(2, 14)), 0.]
         for leak in leaks:
-            z, steps = _newton(z, z0, M, replace(blocks, leak=leak))
+            z, steps = _newton(z, replace(system, blocks=replace(system.blocks, leak=leak)))
             if not steps: break
             total += steps
         else: return z, dict(newton_steps=total, source_steps=1, gmin_steps=len(leaks))
-    z, total = torch.zeros_like(z0), 0
+    z, total = torch.zeros_like(begin), 0
     for scale in torch.linspace(.01, 1, 100).tolist():
-        z, steps = _newton(z, z0*scale, M, blocks)
-        if not steps: raise ConvergenceError(f"no operating point found: Newton's method fails with the sources at {scale:.0%}")
+        z, steps = _newton(z, system.with_sources(scale))
+        if not steps: break
         total += steps
-    return z, dict(newton_steps=total, source_steps=100)
+    else: return z, dict(newton_steps=total, source_steps=100)
+    if isinstance(system, _Whole): raise ConvergenceError(f"no operating point found: Newton's method fails with the sources at {scale:.0%}; with {z.shape[-1]} nonlinear inputs the path of solutions is not walked")
+    return _walk_each(system)
 
 # %% ../nbs/32_nodal.ipynb #48364c56
+_sparse_from, _whole_from = 300, 500
+
 def _inputs_at(e, start, like):
     "Input voltages of the nonlinear components in a solution"
     if {n.lower() for n in start.nodes}!=set(e.row): raise CircuitError(f"start has the nodes {start.nodes}; allowed: a solution of a circuit with these nodes: {tuple(e.row)}")
     v = torch.stack([start[n].detach() for n in e.row], -1)
-    try: return (_dense(e.Q, len(e.owner), e.size)[..., :len(e.row)]@v[..., None])[..., 0].expand(like.shape).clone()
+    try: return e.sensed(torch.cat([v, v.new_zeros(*v.shape[:-1], e.size-len(e.row))], -1)[..., None])[..., 0].expand(like.shape).clone()
     except RuntimeError as error: raise ShapeError(f"start has voltages {tuple(start.v.shape)}, which do not fit a circuit of (chips, points) {tuple(like.shape[:2])}") from error
 
 def solve(ckt:Circuit, # Any circuit; its values may differ from point to point and from chip to chip
@@ -302,18 +516,19 @@ def solve(ckt:Circuit, # Any circuit; its values may differ from point to point 
     "Operating point by nodal analysis; `CircuitError` if there is no unique one, `ConvergenceError` if none was found"
     check_circuit(ckt)
     e = _Equations(ckt)
+    return _solve(e, ckt, start, _sparse_solver if e.size>=_sparse_from else _dense_solver, len(e.owner)>=_whole_from)
+
+def _solve(e, ckt, start, solver, whole):
     shape = ckt.shape
-    x0, T = _checked(_reduce, e, ckt)
+    x0, T = _checked(e, ckt, solver, not whole)
     x, info = x0[..., 0], dict(newton_steps=0, source_steps=1)
     if e.blocks:
-        Q, blocks = _dense(e.Q, len(e.owner), e.size), _as_blocks(e.blocks, e.owner)
-        z0, M = _times(Q, x).expand(*shape, -1), Q@T
-        z, info = _operating_point(z0, M, blocks, torch.zeros_like(z0) if start is None else _inputs_at(e, start, z0))
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (z0, M, *(v for vs in blocks.values.values() for v in vs))):
-            u, du = blocks(z)
-            z = z + torch.linalg.solve(blocks.jacobian(M, du).detach(), z0+_times(M, u)-z)        # zero in value; it carries the gradient
-        x = x + _times(T, blocks(z)[0])
-    return _as_solution(ckt, e, x.expand(*shape, -1), info)
+        blocks = _as_blocks(e.blocks, e.owner)
+        system = _Whole.make(e, blocks) if whole else _Reduced(x, T, e.sensed(x0)[..., 0].expand(*shape, -1), e.sensed(T), blocks)
+        begin = torch.zeros(*shape, len(e.owner), dtype=torch.float64)
+        z, info = _operating_point(system, begin if start is None else _inputs_at(e, start, begin))
+        x = system.unknowns(z)
+    return _as_solution(ckt, e, x.expand(*shape, -1), dict(info, matrix='dense' if solver is _dense_solver and not whole else 'sparse'))
 
 # %% ../nbs/32_nodal.ipynb #42a425be
 def _as_solution(ckt, e, x, info):
@@ -324,12 +539,22 @@ def _as_solution(ckt, e, x, info):
 
 _singular = 1e14     # a matrix whose inverse enlarges a random vector so much is singular but for rounding
 
-def _checked(f, e, ckt):
-    "`f(e)`, or a `CircuitError` that names the nodes at which the equations have no unique solution"
-    x0, T, growth = f(e)
-    if torch.isfinite(x0).all() and torch.isfinite(T).all() and growth<_singular: return x0, T
-    A = _dense(e.A, e.size, e.size)[0, 0].detach()
-    null = torch.linalg.svd(A/A.abs().amax(1, keepdim=True).clamp(min=1e-300))[2][-1].abs()
+def _undetermined(e, growth):
+    "How far each unknown is left open by the worst matrix: by inverse iteration, with its diagonal a little filled"
+    from scipy.sparse import diags_array
+    rows, cols, v, *_ = _sparse(e)
+    chip, point = divmod(growth.nan_to_num(torch.inf).argmax().item(), growth.shape[1])
+    v = v.detach()[chip*(len(v)>1), point*(v.shape[1]>1)].nan_to_num(0., 0., 0.)
+    rng = np.random.default_rng(0)
+    lu, null = _factored(_csc(v, rows, cols, e.size)+1e-12*diags_array(rng.uniform(.5, 1., e.size), format='csc')), rng.normal(size=e.size)
+    for _ in range(4): null = lu.solve(lu.solve(null/np.abs(null).max(), 'T'))
+    return np.abs(null)
+
+def _checked(e, ckt, solver, reduced):
+    "What `_reduce` gives, or a `CircuitError` that names the nodes at which the equations have no unique solution"
+    x0, T, growth = _reduce(e, solver, reduced)
+    if torch.isfinite(x0).all() and torch.isfinite(T).all() and (growth<_singular).all(): return x0, T
+    null = _undetermined(e, growth)
     loose = [n for n in ckt.nodes if null[e.row[n.lower()]]>.01*null.max()]
     where = f"nodes {', '.join(loose[:8])} are not determined" if loose else 'currents of fixed voltages are not determined'
     inside = '; a rail or ReLU inside the loop of an ideal op-amp is not supported: give the op-amp a gain' if e.blocks else ''
@@ -337,8 +562,16 @@ def _checked(f, e, ckt):
 
 # %% ../nbs/32_nodal.ipynb #03d3d7cd
 def condition_number(ckt:Circuit # Any circuit
-                    )->float:
+                    )->float: # Of a large circuit to three digits
     "Condition number (2-norm) of the nodal equations, rows scaled to one, the worst over chips and points"
     e = _Equations(ckt)
+    if e.size>=_sparse_from: return _sparse_condition(e)
     A = _dense(e.A, e.size, e.size).detach()
     return torch.linalg.cond(A/A.abs().amax(-1, keepdim=True)).max().item()
+
+def _sparse_condition(e):
+    from scipy.sparse.linalg import LinearOperator, svds
+    rows, cols, v, *_ = _sparse(e)
+    def largest(A): return svds(A, 1, tol=1e-4, v0=np.random.default_rng(0).normal(size=e.size), return_singular_vectors=False)[0].item()
+    def one(A, lu): return largest(A)*largest(LinearOperator(A.shape, matvec=lu.solve, rmatvec=lambda x: lu.solve(x, 'T'), dtype=float)) if lu else float('inf')
+    return max(one(A, _factored(A)) for A in (_csc(m, rows, cols, e.size) for m in v.detach().flatten(0, 1)))

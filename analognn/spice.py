@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['how_to_install', 'ladder_rungs', 'transient_rungs', 'engines', 'transient_engines', 'find_ngspice', 'RawPlot',
            'read_raw', 'check_deck', 'ngspice_version', 'run_ngspice', 'solve_ngspice', 'solve_pyspice', 'to_pyspice',
-           'transient_ngspice', 'transient_pyspice', 'simulate', 'random_circuit', 'bench_nodal']
+           'transient_ngspice', 'transient_pyspice', 'simulate', 'random_circuit', 'bench_nodal', 'bench_nodal_sparse']
 
 # %% ../nbs/35_spice.ipynb #4900afb0
-import atexit, collections, copy, inspect, math, os, random, re, shutil, signal, subprocess, sys, tempfile, threading
+import atexit, collections, copy, errno, inspect, math, os, random, re, shutil, signal, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from multiprocessing import Pipe
@@ -19,11 +20,12 @@ from time import monotonic
 import numpy as np, torch
 from tqdm import tqdm
 
-from .bench import bench
+from .bench import bench, race
 from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point,
                               voltage_expression, _check_times, _level_1, _nullor_ohm, _options)
-from .core import CircuitError, ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError, pick
-from .nodal import condition_number, solve
+from .core import CircuitError, ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError, pick, stream
+from .crossbar import crossbar_circuit
+from .nodal import condition_number, solve, _dense_solver, _Equations, _solve as _solve_nodal, _sparse_solver
 from .timedomain import transient
 
 # %% ../nbs/35_spice.ipynb #f029acea
@@ -169,6 +171,20 @@ def _harmless(line):
     return word in _cards or word[0] in _letters or word[0]=='+'
 
 # %% ../nbs/35_spice.ipynb #2f30d5ff
+@contextmanager
+def _scratch():
+    "A folder that is gone afterwards; failures for want of space say so"
+    def full(e): return EngineError(f"no space left on the disk of {tempfile.gettempdir()}, where an engine's files lie during a run: {e}")
+    try:
+        with tempfile.TemporaryDirectory(prefix='analognn-') as folder:
+            try: yield Path(folder)
+            except EngineError as e:
+                if type(e) is EngineError and shutil.disk_usage(folder).free<2**12: raise full(e) from e
+                raise
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT): raise full(e) from e
+        raise
+
 def _environment():
     "The environment of an engine: numbers with a point, one thread, binary raw files"
     return {k: v for k,v in os.environ.items() if k!='SPICE_ASCIIRAWFILE'} | dict(LC_ALL='C', OMP_NUM_THREADS='1')
@@ -187,27 +203,39 @@ def _check_timeout(timeout):
     if not timeout>0 or timeout>threading.TIMEOUT_MAX: raise ConfigError(f"timeout is {timeout}; allowed: seconds above 0")
 
 # %% ../nbs/35_spice.ipynb #e1d2272d
+@contextmanager
+def _uninterrupted():
+    "Holds an interrupt back while a process starts, which nobody knows yet"
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    held = []
+    before = signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    try: yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held: signal.raise_signal(signal.SIGINT)
+
 def _wait(process, timeout):
-    "Exit status of a process; its group is killed when the time is over, or when we are interrupted"
+    "Exit status of a process; its group is killed when the time is over"
     late = threading.Event()
     timer = threading.Timer(timeout, lambda: (late.set(), _kill(process)))
     timer.start()       # `wait(timeout)` would poll, and lose a third of a short run
     try: status = process.wait()
-    except BaseException:
-        _kill(process); process.wait()
-        raise
     finally: timer.cancel()
     if late.is_set(): raise EngineTimeout(f"the engine took longer than {timeout:.3g} s and was ended")
     return status
 
 def _run_in(folder, cmd, timeout, max_bytes, live):
     "Run a command in a folder, among `live` processes while it runs: its exit status and what it said"
+    process = None
     with open(folder/'log', 'wb') as log:
-        process = subprocess.Popen(_limited(cmd, max_bytes), cwd=folder, env=_environment(), stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        live.add(process)
-        try: status = _wait(process, timeout)
-        finally: live.discard(process)
+        try:
+            with _uninterrupted():
+                process = subprocess.Popen(_limited(cmd, max_bytes), cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                live.add(process)
+            status = _wait(process, timeout)
+        finally:
+            if process and process.returncode is None: _kill(process); process.wait()
+            live.discard(process)
     return status, (folder/'log').read_text('latin1')
 
 # %% ../nbs/35_spice.ipynb #76a584df
@@ -217,7 +245,7 @@ def ngspice_version()->str: # Such as '39'
 
 @cache
 def _version_of(exe):
-    with tempfile.TemporaryDirectory(prefix='analognn-') as folder: _, log = _run_in(Path(folder), [exe, '--version'], 20., 2**20, set())
+    with _scratch() as folder: _, log = _run_in(folder, [exe, '--version'], 20., 2**20, set())
     found = re.search(r'ngspice-(\w[\w.]*)', log)
     if not found: raise EngineError(f"{exe} does not say which ngspice it is: {log[:200]!r}")
     return found[1]
@@ -274,8 +302,7 @@ def run_ngspice(deck:str, # What `check_deck` lets through, `Circuit.netlist()` 
 def _run_deck(deck, timeout, max_bytes, live):
     check_deck(deck); _check_timeout(timeout); _stop_time(deck)
     exe, title = _ngspice(), deck.partition('\n')[0]
-    with tempfile.TemporaryDirectory(prefix='analognn-') as folder:
-        folder = Path(folder)
+    with _scratch() as folder:
         (folder/'deck.cir').write_text(deck)
         status, log = _run_in(folder, [exe, '-n', '-b', '-r', 'deck.raw', 'deck.cir'], timeout, max_bytes, live)
         if status==-getattr(signal, 'SIGXFSZ', 0): raise EngineError(f"ngspice wrote more than {max_bytes} bytes and was ended")
@@ -638,12 +665,15 @@ def random_circuit(rng, # A `random.Random`
 
 def _against_ngspice(ckt):
     "What came of a circuit, and the largest difference over the largest voltage"
-    try: nodal = solve(ckt)
+    def tried(solver):
+        try: return solver(ckt)
+        except (ConvergenceError, EngineError): return None
+    try: nodal = tried(solve)
     except CircuitError: return 'no unique solution', None
-    except ConvergenceError: return 'not solved by nodal analysis', None
     if condition_number(ckt)>1e8: return 'ill-conditioned', None
-    try: other = solve_ngspice(ckt)
-    except (ConvergenceError, EngineError): return 'refused by ngspice', None
+    other = tried(solve_ngspice)
+    missing = [engine for engine, sol in {'nodal analysis': nodal, 'ngspice': other}.items() if sol is None]
+    if missing: return f"not solved by {' and '.join(missing)}", None
     far = lambda sol: ((other-sol).v.abs().max()/sol.v.abs().max().clamp(min=1e-300)).item()
     if far(nodal)>1e-6 and far(solve(ckt, start=other))<1e-6: return 'two operating points', None        # both hold: Newton's method, begun at ngspice's, stays there
     return 'compared', far(nodal)
@@ -659,3 +689,32 @@ def bench_nodal(mode:str # 'quick', 'default' or 'full'
         errors = [e for what, e in seen if what=='compared']
         result[title] = dict(collections.Counter(what for what, _ in seen)) | {'largest difference': max(errors), 'above 1e-9': sum(e>1e-9 for e in errors), 'above 1e-6': sum(e>1e-6 for e in errors)}
     return result
+
+# %% ../nbs/35_spice.ipynb #cdfc38e7
+def _array(n, diodes=False):
+    "A crossbar with wires, perhaps with a diode in each cell"
+    g, v = 1e-6+99e-6*torch.rand(n, n, generator=stream(n, 'cells'), dtype=torch.float64), torch.rand(n, generator=stream(n, 'inputs'), dtype=torch.float64)
+    plain = crossbar_circuit(g, v, 1.)
+    if not diodes: return plain
+    ckt = Circuit('crossbar with diodes')
+    for c in plain:
+        if c.label.startswith('Rg'): ckt.D(c.name, c.a, f'm{c.name}').R(c.name, f'm{c.name}', c.b, c.ohm)
+        else: ckt.add(c)
+    return ckt
+
+def _ways_race(ckt, ways, rounds, timeout):
+    "Ways to solve a circuit by nodal analysis, (solver, whole) by name, and ngspice, if it has a `timeout`"
+    e = _Equations(ckt)
+    contenders = {name: lambda way=way: _solve_nodal(e, ckt, None, *way) for name, way in ways.items()}
+    if timeout: contenders['ngspice'] = lambda: solve_ngspice(ckt, timeout=timeout)
+    return race(contenders, rounds=rounds, warmup=0, min_time=0., check=lambda one, other: bool((one.v-other.v).abs().max()<=1e-8*other.v.abs().max()))
+
+@bench('nodal_sparse')
+def bench_nodal_sparse(mode:str # 'quick', 'default' or 'full': the largest arrays only in the last
+                      )->dict:
+    "Nodal analysis of crossbars, dense and sparse, and ngspice"
+    rounds, linear, diodes = dict(quick=(1, (6, 14), (6,)), default=(5, (6, 14, 30, 32), (8, 16, 24)), full=(5, (6, 14, 30, 32, 64), (8, 16, 24, 32)))[mode]
+    ways = {'sparse': (_sparse_solver, False), 'dense': (_dense_solver, False)}
+    arrays = {f'{n} x {n}, {2*n*n+4*n} unknowns': _ways_race(_array(n), ways, 1 if n>32 else rounds, 60.) for n in linear}
+    newton = {'all unknowns': (_sparse_solver, True), 'reduced': (_sparse_solver, False)}
+    return dict(linear=arrays, diodes={f'{n*n} diodes': _ways_race(_array(n, True), newton, rounds, 60.) for n in diodes})

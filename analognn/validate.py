@@ -320,6 +320,6 @@ def bench_circuits(mode:str # 'quick', 'default' or 'full': arrays of 16; 32 and
                   )->dict: # Races, and the largest difference between engines in volts
     "ngspice against the effective matrix of crossbars, and against nodal analysis of a network"
     sizes, n, rounds = dict(quick=((16,), 30, 1), default=((32, 64), 359, 3), full=((32, 64, 128), 359, 3))[mode]
-    arrays = {f'{s} x {s}': _wires_race(s, 1 if s>64 else rounds, 600.) for s in sizes}
+    arrays = {f'{s} x {s}': _wires_race(s, 1 if s>64 else rounds, 3600.) for s in sizes}
     network = _network_race(n, 3*rounds)
     return dict(arrays, **{f'digits, {n} images': network['race'], 'digits': {'largest difference between engines (V)': network['largest difference (V)']}})

@@ -1,14 +1,19 @@
 "Nodal analysis: Kirchhoff's laws at the solution, batches as loops, closed forms"
+import random
+from functools import cache
+
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
+from analognn import nodal
 from analognn.circuit import Circuit, one_chip, one_point
 from analognn.core import CircuitError, ConvergenceError, stream
+from analognn.crossbar import crossbar_circuit, effective_conductance
 from analognn.mapping import closed_form, network_circuit, output_voltages
 from analognn.nn import MLP, AnalogLinear, draw
-from analognn.nodal import solve
+from analognn.nodal import condition_number, solve
 from analognn.nonideal import Drift, Hardware
-from analognn.spice import solve_ngspice
+from analognn.spice import random_circuit, solve_ngspice
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 6), min_size=2, max_size=4), st.sampled_from([1e3, 1e5, 1e8, float('inf')]), st.sampled_from(['hard', 'knee']))
 @settings(max_examples=40, deadline=None)
@@ -77,7 +82,131 @@ def test_layers_of_unequal_supplies_are_refused():
         with pytest.raises(CircuitError, match=name): network_circuit(model, torch.ones(2))
 
 def test_no_operating_point_is_a_convergence_error():
-    with pytest.raises(ConvergenceError): solve(Circuit('c').I('1', 'd', '0', 1.).D('1', 'd', '0'))
+    with pytest.raises(ConvergenceError, match='chip 0, point 1: .* path of solutions'): solve(Circuit('c').I('1', 'd', '0', torch.tensor([0., 1.])).D('1', 'd', '0'))
 
 def test_singular_circuits_are_named():
     with pytest.raises(CircuitError, match='o'): solve(Circuit('c').V('1', 'a', '0', 1.).opamp('x', 'o', 'a', '0').R('1', 'o', '0', 1e3))
+
+# Sparse matrices
+
+@pytest.fixture(params=['reduced', 'whole'])
+def sparse(request, monkeypatch):
+    "A function that is called with all matrices sparse, and Newton's method in the nonlinear inputs or in all unknowns"
+    def call(f, *args):
+        with monkeypatch.context() as m:
+            m.setattr(nodal, '_sparse_from', 0)
+            if request.param=='whole': m.setattr(nodal, '_whole_from', 0)
+            return f(*args)
+    return call
+
+values = torch.tensor([[1e3], [2e3], [5e3]], dtype=torch.float64)
+batches = {'points': (1e3, torch.linspace(-2, 2, 5)), 'chips': (values, 1.), 'both': (values, torch.linspace(-2, 2, 5)), 'swept resistor': (values.flatten(), 1.), 'all': (values*torch.linspace(1, 2, 4), torch.linspace(-2, 2, 4)),
+           'sources of chips': (1e3, torch.linspace(-2, 2, 6).view(3, 2))}
+
+@pytest.mark.parametrize('r, v', batches.values(), ids=batches)
+def test_sparse_is_dense(sparse, r, v):
+    ckt = ladder_circuit(r, v)
+    one, other = sparse(solve, ckt), solve(ckt)
+    assert (one.info['matrix'], other.info['matrix'])==('sparse', 'dense') and one.v.shape==other.v.shape
+    torch.testing.assert_close(one.v, other.v, rtol=1e-12, atol=1e-12); torch.testing.assert_close(one.i, other.i, rtol=1e-12, atol=1e-12)
+    assert sparse(condition_number, ckt)==pytest.approx(condition_number(ckt), rel=2e-3)
+
+@pytest.mark.parametrize('r, v', batches.values(), ids=batches)
+def test_sparse_gradients_are_dense(sparse, r, v):
+    def grads():
+        leaves = [torch.as_tensor(x).double().clone().requires_grad_() for x in (r, v)]
+        sol = solve(ladder_circuit(*leaves))
+        out = torch.cat([sol.v, sol.i], -1)
+        return torch.autograd.grad((out*torch.randn(out.shape, generator=stream(0), dtype=torch.float64)).sum(), leaves)
+    for one, other in zip(sparse(grads), grads()): torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14)
+
+def test_sparse_gradients_through_chips_and_points(sparse):
+    r, v = torch.tensor([[1e3], [2e3]], dtype=torch.float64, requires_grad=True), torch.tensor([-1., .1, 2.], dtype=torch.float64, requires_grad=True)
+    assert sparse(torch.autograd.gradcheck, lambda r, v: solve(ladder_circuit(r, v)).v, (r, v))
+
+def test_sparse_gradients_of_transistors(sparse):
+    def grads():
+        w, vto, gamma, i_s = (torch.tensor([[x], [1.1*x]], dtype=torch.float64, requires_grad=True) for x in (2e-6, .4, .3, 1e-14))
+        ckt = Circuit('g').V('dd', 'd', '0', 1.8).V('g', 'g', '0', torch.tensor([.9, 1.5])).V('b', 'b', '0', -.3).nmos('n', 'd', 'g', 's', 'b', w, kp=1e-4, vto=vto, gamma=gamma, i_s=i_s).R('s', 's', '0', 1e4).tanh('t', 't', 's').sigmoid('u', 'u', 't')
+        return torch.autograd.grad(solve(ckt)['u'].sum(), (w, vto, gamma, i_s))
+    for one, other in zip(sparse(grads), grads()): torch.testing.assert_close(one, other, rtol=1e-9, atol=0)
+
+def test_random_circuits_solved_sparsely(sparse):
+    rng = random.Random('sparse')
+    for k in range(60):
+        ckt = random_circuit(rng, rng.randint(4, 24), 'RRRRVIEGFHKODr')
+        try: other = solve(ckt)
+        except (CircuitError, ConvergenceError) as e:
+            with pytest.raises(type(e)): sparse(solve, ckt)
+            continue
+        if condition_number(ckt)<1e8: assert (sparse(solve, ckt).v-other.v).abs().max()<1e-8*other.v.abs().max().clamp(min=1e-300), k
+
+def test_a_large_crossbar():
+    "2176 unknowns; currents against the effective matrix"
+    g, v = 1e-6+99e-6*torch.rand(32, 32, generator=stream(0), dtype=torch.float64), torch.rand(32, generator=stream(1), dtype=torch.float64)
+    sol = solve(crossbar_circuit(g, v, 1.))
+    assert sol.info['matrix']=='sparse'
+    torch.testing.assert_close(torch.cat([sol.current(f'out{i}') for i in range(32)]), effective_conductance(g, 1.)@v, rtol=1e-10, atol=0)
+
+def test_many_diodes():
+    "625 of them in an array with wires, each behind a resistor: Kirchhoff's law between the two"
+    g, n = stream(0, 'diodes'), 25
+    ckt, ohm = Circuit('array'), 1e4*(1+torch.rand(n, n, generator=g, dtype=torch.float64))
+    for j, v in enumerate((2*torch.rand(n, generator=g, dtype=torch.float64)-.5).tolist()):
+        ckt.V(f'in{j}', f'u{j}_0', '0', v)
+        for i in range(n): ckt.R(f'i{j}_{i}', f'u{j}_{i}', f'u{j}_{i+1}', 1.).D(f'{j}_{i}', f'u{j}_{i+1}', f'm{j}_{i}').R(f'c{j}_{i}', f'm{j}_{i}', f'b{i}_{j}', ohm[i, j].item()).R(f'o{j}_{i}', f'b{i}_{j}', f'b{i}_{j+1}' if j<n-1 else '0', 1.)
+    sol = solve(ckt)
+    for j, i in ((0, 0), (7, 20), (24, 24)):
+        m = sol[f'm{j}_{i}']
+        torch.testing.assert_close(1e-14*torch.expm1((sol[f'u{j}_{i+1}']-m)/nodal.thermal_voltage), (m-sol[f'b{i}_{j}'])/ohm[i, j], rtol=1e-7, atol=1e-14)
+
+def big(ckt, n=400):
+    "The circuit with a chain of resistors at its node `a`"
+    for k in range(n): ckt.R(f'big{k}', f'big{k-1}' if k else 'a', f'big{k}', 1e3).R(f'ground{k}', f'big{k}', '0', 1e5)
+    return ckt
+
+undetermined = {'two op-amps on one node': (lambda: Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'm', 1e3).R('2', 'm', 'o', 1e3).opamp('x', 'o', '0', 'm').R('3', 'o', 'p', 1e3).R('4', 'p', '0', 1e3).opamp('y', 'q', '0', 'm').R('5', 'q', 'm', 1e3), 'nodes o, p, q'),
+    'an op-amp without feedback': (lambda: Circuit('c').V('1', 'a', '0', 1.).opamp('x', 'o', 'a', '0').R('1', 'o', '0', 1e3), 'nodes o'),
+    'a current into a current': (lambda: Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'b', 1e3).G('1', 'b', '0', 'b', '0', -1e-3).R('2', 'b', 'c', 1e3).R('3', 'c', 'd', 1e3).I('1', 'd', '0', 1e-3), 'nodes b, c, d'),
+    'a latch at its threshold': (lambda: Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'b', 1e3).E('x', 'o', '0', 'b', '0', 2.).R('2', 'o', 'b', 1e3), 'nodes b, o')}
+
+@pytest.mark.parametrize('name', undetermined)
+def test_undetermined_nodes_are_named(name):
+    "No other node is, in a small circuit and in a large one"
+    make, said = undetermined[name]
+    for ckt in (make(), big(make())):
+        with pytest.raises(CircuitError, match=f'{said} are not determined$'): solve(ckt)
+
+def test_the_chip_that_is_singular_is_found(sparse):
+    ckt = Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'b', torch.tensor([[1e3], [2e3]])).E('x', 'o', '0', 'b', '0', 2.).R('2', 'o', 'b', 2e3)
+    for call in (lambda f, ckt: f(ckt), sparse):
+        with pytest.raises(CircuitError, match='nodes b, o are not determined$'): call(solve, ckt)
+
+def test_a_gate_without_path_is_named():
+    with pytest.raises(CircuitError, match="'g'"): solve(Circuit('c').V('1', 'd', '0', 1.).nmos('1', 'd', 'g', '0', '0', 1e-6))
+
+# What Newton's method does not find by itself
+
+@cache
+def nonlinear():
+    "The bench's nonlinear circuits"
+    rng = random.Random('nonlinear circuits')
+    return [random_circuit(rng, rng.randint(4, 24), 'RRRRVIEGFHKODDMMra') for _ in range(500)]
+
+@pytest.mark.parametrize('k', [2, 64, 75, 187, 215, 412, 463])
+def test_circuits_with_feedback_against_ngspice(ngspice, k):
+    ckt = nonlinear()[k]
+    one, other = solve(ckt), solve_ngspice(ckt)
+    assert (one-other).v.abs().max()<1e-8*other.v.abs().max()
+
+def test_a_walk_past_folds():
+    "ngspice finds none here"
+    sol = solve(nonlinear()[493])
+    assert sol.info['walked']==1 and sol.v.isfinite().all()
+
+def test_a_walk_for_the_points_that_need_it():
+    "Two easy points and a hard one, together and alone"
+    ckt = nonlinear()[493]
+    volts = torch.tensor([0., 1e-9, ckt.components['v0'].volt], dtype=torch.float64)
+    together = solve(ckt.with_values({'V0.volt': volts}))
+    for k, v in enumerate(volts.tolist()): torch.testing.assert_close(together.v[k], solve(ckt.with_values({'V0.volt': v})).v[0], rtol=1e-9, atol=1e-9)

@@ -160,6 +160,19 @@ def test_an_interrupt_ends_the_processes(fake, tmp_path, n_workers):
     assert soon(lambda: all(map(gone, started()))) and len(started())==n_workers
 
 @posix
+def test_an_interrupt_at_the_start_ends_the_process(fake, monkeypatch):
+    "As if it came before anybody knows that there is a process"
+    fake('exec sleep 50')
+    started, real = [], subprocess.Popen
+    def start(*args, **kwargs):
+        started.append(real(*args, **kwargs))
+        signal.raise_signal(signal.SIGINT)
+        return started[-1]
+    monkeypatch.setattr(subprocess, 'Popen', start)
+    with pytest.raises(KeyboardInterrupt): run_ngspice(divider_deck)
+    assert len(started)==1 and gone(started[0].pid) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+@posix
 @pytest.mark.parametrize('script, said', [('exit 1', 'status 1'), ('kill -9 $$', 'status -9'), ('kill -SEGV $$', 'status -11'), ('true', 'no raw file'), ('echo garbage > deck.raw', 'not a raw file'),
     (': > deck.raw', 'empty'), ('echo "what went wrong" >&2; exit 3', 'what went wrong'), ('printf "Title: x\\n" > deck.raw', 'truncated'), ('mkdir deck.raw', 'no raw file')])
 def test_anything_but_success_is_an_error(fake, script, said):
@@ -220,6 +233,42 @@ def test_a_transient_run_says_until_when(scratch):
 def test_what_it_writes_is_limited(fake, target):
     fake(f'exec yes > {target}' if target=='deck.raw' else 'exec yes')
     with pytest.raises(EngineError, match='wrote more than 1000000'): run_ngspice(divider_deck, timeout=20., max_bytes=10**6)
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    "A disk of 16 KiB for temporary files; it takes root to make one"
+    folder = tmp_path/'small'; folder.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16k', 'tmpfs', str(folder)], capture_output=True).returncode: pytest.skip('needs the right to mount')
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    spice._close_worker()       # its log moves there, and back
+    yield folder
+    spice._close_worker()
+    left = list(folder.iterdir())
+    subprocess.run(['umount', str(folder)], check=True)
+    assert not left, 'files are left behind'
+
+def swept_divider(n): return divider(torch.linspace(0, 1, n))
+
+@posix
+@pytest.mark.skipif(sys.platform!='linux', reason='needs tmpfs')
+@pytest.mark.parametrize('n', [400, 3000])          # too much for ngspice's answer, and for the deck
+def test_a_full_disk_is_named(ngspice, small_disk, n):
+    with pytest.raises(EngineError, match='no space left on the disk of .*small'): solve_ngspice(swept_divider(n))
+    assert solve_ngspice(swept_divider(5)).v.shape==(5, 2) and solve_pyspice(divider())['b'].item()==pytest.approx(.75)
+
+def test_no_space_for_a_deck(monkeypatch, scratch, ngspice):
+    "As above, where nothing can be mounted"
+    ngspice_version()
+    def full(*_): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(Path, 'write_text', full)
+    with pytest.raises(EngineError, match='no space left on the disk of .*scratch'): solve_ngspice(divider())
+
+@posix
+def test_no_space_for_an_answer(fake, tmp_path, monkeypatch):
+    fake(with_file(tmp_path, raw()[:-9]))
+    usage = spice.shutil.disk_usage
+    monkeypatch.setattr(spice.shutil, 'disk_usage', lambda folder: usage(folder)._replace(free=0))
+    with pytest.raises(EngineError, match='no space left .*truncated'): run_ngspice(divider_deck)
 
 @pytest.mark.parametrize('timeout', [0, -1., float('nan'), float('inf')])
 def test_time_limits_are_checked(ngspice, timeout):
@@ -380,6 +429,12 @@ def test_memory_does_not_grow(ngspice):
     pid, before = worker().process.pid, resident()
     for k in range(200): assert solve_pyspice(divider(float(k)))['b'].item()==pytest.approx(.75*k)
     assert worker().process.pid==pid and resident()-before<512*1024
+
+@pytest.mark.parametrize('answer, said', [(dict(n_a=[1.], n_b=[np.nan], vin_branch=[0.]), 'not finite'), (dict(n_a=[1.]), r"v\(n_b\)"), (dict(n_a=[1.], n_b=[-1e32], vin_branch=[0.]), '-1e.32 for node b')])
+def test_a_library_that_answers_garbage(ngspice, monkeypatch, answer, said):
+    vectors = {k.replace('_branch', '#branch'): np.array(v) for k,v in answer.items()}
+    monkeypatch.setattr(spice._Worker, 'ask', lambda self, deck, deadline: ('done', 'op1', vectors, []))
+    with pytest.raises(AnalogError, match=said): solve_pyspice(divider())
 
 def test_a_hanging_library_is_ended(ngspice):
     solve_pyspice(divider())
