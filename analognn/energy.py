@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .circuit import Capacitor, Circuit, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCVS, VoltageSource
+from .circuit import Capacitor, Circuit, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCVS, VoltageSource, flattened
 from .core import ConfigError, ShapeError, pick
 from .mapping import stages
 
@@ -72,6 +72,7 @@ _driving = VCVS, OpAmp, Rail, Relu, Tanh, Sigmoid, VoltageSource
 
 def _between(ckt, insert):
     "A copy in which `insert(new, source, node)` stands between every source to ground and the resistors and capacitors on its node"
+    ckt = flattened(ckt)
     loaded = {n for c in ckt if isinstance(c, (Resistor, Capacitor)) for n in c.nodes}
     new = Circuit(ckt.title)
     for c in ckt:
