@@ -465,6 +465,7 @@ class Instance(Component):
 
     def __post_init__(self):
         _name(self.name, 'an instance')
+        if not isinstance(self.of, Subcircuit): raise CircuitError(f"{self.label} is a {self.of!r}; allowed: a Subcircuit")
         if len(self.ends)!=len(self.of.ports): raise CircuitError(f"{self.label} has {len(self.ends)} nodes; {self.of.title} has the ports {', '.join(self.of.ports)}")
         for k in self.parameters: _parameter(self.of.parameters, k.lower(), self.of)
         object.__setattr__(self, 'ends', tuple(map(_node, self.ends)))
@@ -644,12 +645,17 @@ def _opamp_card(c):
     if not c.ideal: return f'{c.label} {c.out} 0 {c.plus} {c.minus} {_num(c.gain)}'
     return f'Vopamp_{c.name} {c.plus} {c.minus} 0\nHopamp_{c.name} {c.out} 0 Vopamp_{c.name} {_nullor_ohm}'
 
+def _instance_card(c):
+    hidden = [(k, v.name) for k,v in c.parameters.items() if isinstance(v, Param) and v.name!=k and v.name in c.of.parameters]
+    if hidden: raise NetlistError(f"{c.label} gives {hidden[0][0]} a multiple of {hidden[0][1]}, and {c.of.title} has a {hidden[0][1]} of its own, which ngspice would take; rename one, or print the `flattened` circuit")
+    return ' '.join([c.label, *c.nodes, c.of.title, *_assigned(c.parameters)])
+
 def _card(c, call):
     "The lines of one component"
     swept = [k for k,v in c.values().items() if _is_swept(v)]
     if swept and not (call and isinstance(c, _Source) and c.held is c.values().get(swept[0])): raise NetlistError(f"{swept[0]} of {c.label} is swept; {_can_sweep}: print `one_point` of the circuit")
     if isinstance(c, _Source): return _source_card(c, call)
-    if isinstance(c, Instance): return ' '.join([c.label, *c.nodes, c.of.title, *_assigned(c.parameters)])
+    if isinstance(c, Instance): return _instance_card(c)
     if isinstance(c, Mosfet): return _mosfet_card(c)
     if isinstance(c, OpAmp): return _opamp_card(c)
     if isinstance(c, Diode): return f'{c.label} {c.a} {c.b} model_{c.label}\n.model model_{c.label} D(IS={_num(c.i_s)} N={_num(c.n)})'

@@ -251,6 +251,7 @@ def read_spice(text:str # A netlist for ngspice or LTspice, of components that a
     netlist.sort(cards[:-1] if ends else cards)
     ckt = netlist.fill(Circuit(_as_title(title)).param(**netlist.parameters))
     for name in netlist.found: netlist.subcircuit(name, 'a subcircuit')           # so that mistakes in unused ones are seen
+    ckt.netlist()              # refuses what ngspice would understand differently
     return ckt
 
 # %% ../nbs/38_reading.ipynb #a7f39be0

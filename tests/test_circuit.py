@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from analognn.circuit import PWL, Circuit, Instance, Param, Pulse, Sine, Subcircuit, check_circuit, flattened, from_netlist, one_chip, one_point, with_parameters
 from analognn.core import AnalogError, CircuitError, NetlistError, ShapeError
 from analognn.nodal import solve
-from analognn.spice import random_circuit
+from analognn.spice import random_circuit, run_ngspice
 
 words = st.text(string.ascii_letters+string.digits+'_', min_size=1, max_size=6)
 numbers = st.floats(-1e9, 1e9, allow_nan=False)
@@ -68,7 +68,7 @@ def fill(draw, ckt, known, subs, nodes):
         elif kind=='o': ckt.opamp(f'o_{name}', a, b, c, named(draw, known, positives))
         else:
             sub = draw(st.sampled_from(subs))
-            ckt.X(name, sub, *(draw(node) for _ in sub.ports), **{p: named(draw, known, positives) for p in sub.parameters if draw(st.booleans())})
+            ckt.X(name, sub, *(draw(node) for _ in sub.ports), **{p: named(draw, [n for n in known if n==p or n not in sub.parameters], positives) for p in sub.parameters if draw(st.booleans())})
     return ckt
 
 @st.composite
@@ -107,6 +107,30 @@ def test_a_nested_circuit_is_its_flat_one():
     assert flattened(nested).netlist()==flat.netlist()
     d = solve(nested)-solve(flat)
     assert d.v.abs().max()==0 and d.i.abs().max()==0
+
+def random_hierarchy(rng):
+    "Resistors, sources, diodes and op-amps in subcircuits of subcircuits; every node has a way to ground"
+    subs = []
+    for k in range(3):
+        sub = Subcircuit(f'sub{k}', 'a', 'b').param(**{n: rng.uniform(.5, 2) for n in ('r', 'volt')})
+        for j in range(rng.randint(1, 3)):
+            ohm, here = 1e3*rng.uniform(.3, 3)*Param('r'), rng.choice(['a', 'b', 'c'])
+            sub.R(f'{j}', 'a', here, ohm).R(f'{j}g', here, '0', 2*ohm).R(f'{j}c', 'c', '0', 1e3*rng.random()+1)
+            rng.choice([lambda: sub.I(f'{j}', '0', here, 1e-3*Param('volt')), lambda: sub.opamp(f'{j}', f'o{j}', here, f'o{j}', 1e4*Param('r')), lambda: sub.rail(f'{j}', f'y{j}', here, Param('volt')),
+                        lambda: sub.V(f's{j}', f's{j}', '0', -Param('volt')).F(f'{j}', '0', here, f's{j}', Param('r')/10).R(f'{j}s', f's{j}', '0', 1e3), lambda: sub.D(f'{j}', here, '0', 1e-14*Param('r'))])()
+        for j in range(rng.randint(0, 2)):
+            if subs: sub.X(f'{j}', rng.choice(subs), rng.choice('abc'), rng.choice('bc'), **{n: rng.choice([rng.uniform(.5, 2), rng.uniform(.5, 2)*Param(n), Param(n)]) for n in ('r', 'volt') if rng.random()<.6})
+        subs.append(sub.R('a', 'a', '0', 1e3).R('b', 'b', '0', 1e3).R('c', 'c', '0', 1e3))
+    return Circuit('random').param(v=rng.uniform(-1, 1)).V('in', 'p', '0', Param('v')).X('1', subs[-1], 'p', 'q').X('2', rng.choice(subs), 'q', 'p', r=rng.uniform(.5, 1))
+
+def test_ngspice_reads_subcircuits_as_flattened_does(ngspice):
+    "The netlist with its subcircuits, run as it is printed, against nodal analysis of the flat circuit"
+    for seed in range(40):
+        ckt = random_hierarchy(random.Random(f'hierarchy {seed}'))
+        (plot,), sol = run_ngspice(ckt.netlist()), solve(ckt)
+        seen = {n[2:-1].replace('.', '_'): v[0] for n, v in plot.data.items() if n.startswith('v(')}
+        assert seen.keys()=={n.lower() for n in sol.nodes}
+        assert max(abs(seen[n.lower()]-sol[n].item()) for n in sol.nodes)<1e-9
 
 def test_chips_inside_subcircuits():
     sub = Subcircuit('s', 'a').param(r=torch.tensor([[1.], [2.], [4.]])).R('1', 'a', '0', Param('r')).R('2', 'a', '0', torch.tensor([[1.], [1.], [4.]]))
