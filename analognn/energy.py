@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .circuit import Capacitor, Circuit, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCVS, VoltageSource
+from .circuit import Capacitor, Circuit, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCVS, VoltageSource, flattened
 from .core import CircuitError, ConfigError, ShapeError, pick
 from .mapping import stages
 from .nodal import mosfet_current
@@ -73,6 +73,7 @@ _driving = VCVS, OpAmp, Rail, Relu, Tanh, Sigmoid, VoltageSource
 
 def _between(ckt, insert):
     "A copy in which `insert(new, source, node)` stands between every source to ground and the resistors and capacitors on its node"
+    ckt = flattened(ckt)
     loaded = {n for c in ckt if isinstance(c, (Resistor, Capacitor)) for n in c.nodes}
     new = Circuit(ckt.title)
     for c in ckt:
@@ -127,7 +128,7 @@ def dissipation(ckt:Circuit, # Of resistors, capacitors, transistors and voltage
         if isinstance(c, Capacitor): return (torch.as_tensor(c.farad)*v[..., [0, -1]]**2/2).diff(dim=-1)[..., 0]
         if type(c) not in _powers: raise CircuitError(f"{c.label} is a {type(c).__name__}; allowed: {', '.join(k.__name__ for k in (*_powers, Capacitor))}")
         return torch.trapezoid(_powers[type(c)](sol, c, v), sol.t, dim=-1)
-    return {c.label: taken(c) for c in ckt}
+    return {c.label: taken(c) for c in flattened(ckt)}
 
 # %% ../nbs/43_energy.ipynb #5be9446e
 boltzmann_t = 1.380649e-23*300.15  # joules at 27 degrees Celsius

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['neuron', 'linear_circuit', 'output_voltages', 'stages', 'network_circuit', 'closed_form', 'fit_to_rails',
-           'opamp_macro']
+           'opamp_macro', 'output_noise']
 
 # %% ../nbs/31_mapping.ipynb #7d23fb9b
 import copy, math
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from .circuit import Circuit, Solution
-from .core import CircuitError, ConfigError, ShapeError
+from .conditions import boltzmann
+from .core import CircuitError, ConfigError, ShapeError, pick
 from .nn import AnalogConv, AnalogLinear, LayerChip, as_designed, chip
 from .nonideal import Hardware, cut_small, knee_gm, knee_i_s, knee_n, noise_gain, summer
 
@@ -215,11 +216,31 @@ def opamp_macro(ckt:Circuit, # Gets the components
                 *, gain:float, # At zero frequency
                 gbw:float, # Gain-bandwidth product, Hz
                 offset:float=0., # Volts at the positive input
-                v_max:float=math.inf # Hard rails at the output, volts
+                noise:float=0., # Its own, volts by root hertz at the positive input, white; made by a resistor at 300.15 K that leads nowhere else
+                v_max:float=math.inf, # Rails at the output, volts
+                saturation:str='hard' # 'hard': a rail behind it, 'knee': two clamp diodes on the node of the pole
                )->Circuit:
     "An op-amp with one pole at gbw / gain"
     if not (1<=gain<math.inf and 0<gbw<math.inf): raise ConfigError(f"gain is {gain!r} and gbw {gbw!r}; allowed: a finite gain of 1 or more, and a positive number of hertz")
-    inner = f'{name}_pole'
-    if offset: ckt.V(f'{name}_os', f'{name}_plus', plus, offset)
-    ckt.G(f'{name}_gm', '0', inner, f'{name}_plus' if offset else plus, minus, 1e-3).R(f'{name}_gain', inner, '0', gain/1e-3).C(f'{name}_pole', inner, '0', 1e-3/(2*math.pi*gbw))
-    return ckt.E(f'{name}_out', out, '0', inner, '0', 1.) if v_max==math.inf else ckt.rail(f'{name}_out', out, inner, v_max)
+    if not 0<=noise<math.inf: raise ConfigError(f"noise is {noise!r}; allowed: volts by root hertz, 0 or more")
+    knee, inner = pick(dict(hard=False, knee=True), saturation, 'saturation') and v_max<math.inf, f'{name}_pole'
+    gm = knee_gm if knee else 1e-3
+    if offset:
+        ckt.V(f'{name}_os', f'{name}_plus', plus, offset)
+        plus = f'{name}_plus'
+    if noise:
+        ckt.R(f'{name}_noise', f'{name}_noise', '0', noise**2/(4*boltzmann*300.15)).E(f'{name}_noise', f'{name}_noisy', plus, f'{name}_noise', '0', 1.)
+        plus = f'{name}_noisy'
+    ckt.G(f'{name}_gm', '0', inner, plus, minus, gm).R(f'{name}_gain', inner, '0', gain/gm).C(f'{name}_pole', inner, '0', gm/(2*math.pi*gbw))
+    if knee:
+        for end, sign in (('up', 1), ('down', -1)): ckt.V(f'{name}_{end}', f'{name}_{end}', '0', sign*v_max).D(f'{name}_{end}', *(inner, f'{name}_{end}')[::sign], knee_i_s, knee_n)
+    return ckt.rail(f'{name}_out', out, inner, v_max) if v_max<math.inf and not knee else ckt.E(f'{name}_out', out, '0', inner, '0', 1.)
+
+# %% ../nbs/31_mapping.ipynb #798b7123
+def output_noise(noise_gain:torch.Tensor, # (n_out,) 1 + sum |w| + |b| / v_ref
+                 r_ref:float=1e4, # Feedback resistance, ohms
+                 noise:float=0., # Of the op-amp, volts by root hertz at its input
+                 kelvin:float=300.15 # Absolute temperature
+                )->torch.Tensor: # (n_out,) volts by root hertz
+    "Noise at the output of summers"
+    return (noise_gain**2*noise**2+4*boltzmann*kelvin*r_ref*noise_gain).sqrt()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch.autograd.function import once_differentiable
 
-from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit, flattened)
 from .core import CircuitError, ConvergenceError, ShapeError, one_thread
 from .nonideal import thermal_voltage
 
@@ -514,6 +514,7 @@ def solve(ckt:Circuit, # Any circuit; its values may differ from point to point 
           start:Solution|None=None # Where Newton's method begins: a solution of a circuit with these nodes, points and chips; None: at zero volts
          )->Solution: # float64; differentiable in every value given as a tensor with `requires_grad`
     "Operating point by nodal analysis; `CircuitError` if there is no unique one, `ConvergenceError` if none was found"
+    ckt = flattened(ckt)
     check_circuit(ckt)
     e = _Equations(ckt)
     return _solve(e, ckt, start, _sparse_solver if e.size>=_sparse_from else _dense_solver, len(e.owner)>=_whole_from)
@@ -564,7 +565,7 @@ def _checked(e, ckt, solver, reduced):
 def condition_number(ckt:Circuit # Any circuit
                     )->float: # Of a large circuit to three digits
     "Condition number (2-norm) of the nodal equations, rows scaled to one, the worst over chips and points"
-    e = _Equations(ckt)
+    e = _Equations(flattened(ckt))
     if e.size>=_sparse_from: return _sparse_condition(e)
     A = _dense(e.A, e.size, e.size).detach()
     return torch.linalg.cond(A/A.abs().amax(-1, keepdim=True)).max().item()

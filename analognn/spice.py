@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['how_to_install', 'ladder_rungs', 'transient_rungs', 'engines', 'transient_engines', 'find_ngspice', 'RawPlot',
            'read_raw', 'check_deck', 'ngspice_version', 'run_ngspice', 'solve_ngspice', 'solve_pyspice', 'to_pyspice',
-           'transient_ngspice', 'transient_pyspice', 'simulate', 'random_circuit', 'bench_nodal', 'bench_nodal_sparse']
+           'transient_ngspice', 'transient_pyspice', 'NoiseSpectrum', 'noise_ngspice', 'simulate', 'random_circuit',
+           'bench_nodal', 'bench_nodal_sparse']
 
 # %% ../nbs/35_spice.ipynb #4900afb0
 import atexit, collections, copy, errno, inspect, math, os, random, re, shutil, signal, subprocess, sys, tempfile, threading
@@ -21,7 +22,7 @@ import numpy as np, torch
 from tqdm import tqdm
 
 from .bench import bench, race
-from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point,
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point, flattened,
                               voltage_expression, _check_times, _level_1, _nullor_ohm, _options)
 from .core import CircuitError, ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError, pick, stream
 from .crossbar import crossbar_circuit
@@ -412,7 +413,7 @@ def solve_ngspice(ckt:Circuit, # Any circuit
                   n_workers:int=1 # Processes at once, where there are several chips or a swept component
                  )->Solution: # `info`: the rung of each chip, and ngspice's version
     "Operating points of a circuit by ngspice: one process for a chip, whatever its sources sweep through"
-    live = set()
+    live, ckt = set(), flattened(ckt)
     values, rungs = _solve(ckt, lambda deck, left: _run_deck(deck, left, 2**30, live), 'ngspice', timeout, n_workers, live)
     return _solution(ckt, values, 'ngspice', dict(rung=rungs, version=ngspice_version()))
 
@@ -514,6 +515,7 @@ def solve_pyspice(ckt:Circuit, # Any circuit
                   timeout:float=60. # Seconds for all of it
                  )->Solution: # `info`: the rung of each chip, and libngspice's version
     "Operating points of a circuit by libngspice, through PySpice in a worker process"
+    ckt = flattened(ckt)
     values, rungs = _solve(ckt, _ask_pyspice, 'PySpice', timeout)
     return _solution(ckt, values, 'pyspice', dict(rung=rungs, version=_workers[os.getpid()].version))
 
@@ -558,7 +560,7 @@ def to_pyspice(self:Circuit
     if self.shape!=(1, 1): raise NetlistError(f"circuit {self.title!r} has (chips, points) {self.shape}; PySpice takes `one_point` of `one_chip` of it")
     from PySpice.Spice.Netlist import Circuit as PySpiceCircuit
     new = PySpiceCircuit(self.title)
-    for c in self: _pyspice_elements[type(c)](new, c)
+    for c in flattened(self): _pyspice_elements[type(c)](new, c)
     return new
 Circuit.to_pyspice = to_pyspice
 
@@ -576,6 +578,7 @@ def _climb_over_time(ckt, run, deadline, times):
 
 def _over_time(ckt, run, engine, timeout, n_workers=1, live=(), **times):
     "The `Solution` of all chips; more than one are brought to common times"
+    ckt = flattened(ckt)
     check_circuit(ckt); _check_timeout(timeout); _check_times(times['t_stop'], times['dt'], times['reltol'])
     (chips, points), deadline = ckt.shape, monotonic()+timeout
     if points>1: raise ShapeError(f"circuit {ckt.title!r} has {points} points; in a transient analysis points are times: give values as numbers or (chips, 1)")
@@ -612,6 +615,34 @@ def transient_pyspice(ckt:Circuit, # Any circuit of one point
     "Waveforms by libngspice, through PySpice in a worker process"
     sol = _over_time(ckt, _ask_pyspice, 'pyspice', timeout, t_stop=t_stop, dt=dt, reltol=1e-4, fixed_step=False)
     return replace(sol, info=dict(sol.info, version=_workers[os.getpid()].version))
+
+# %% ../nbs/35_spice.ipynb #99dae0f3
+@dataclass(frozen=True)
+class NoiseSpectrum:
+    "Noise of one output over frequency"
+    frequency: torch.Tensor  # (points,) Hz
+    density: torch.Tensor    # (points,) volts by root hertz, at the output
+    total: float             # Volts rms, over the whole range
+
+def noise_ngspice(ckt:Circuit, # Of one chip and one point
+                  output:str, # Name of a node
+                  source:str, # Name of the voltage source that is the input, without its V
+                  f_low:float, # Hertz
+                  f_high:float, # Hertz
+                  per_decade:int=20, # Frequencies in a decade
+                  timeout:float=60. # Seconds
+                 )->NoiseSpectrum:
+    "Noise at a node by ngspice, at 300.15 K"
+    ckt = flattened(ckt)
+    check_circuit(ckt)
+    if ckt.shape!=(1, 1): raise ShapeError(f"circuit {ckt.title!r} has (chips, points) {ckt.shape}; noise is that of `one_point` of `one_chip`")
+    if not 0<f_low<f_high<math.inf or per_decade<1: raise ConfigError(f"f_low is {f_low}, f_high {f_high} and per_decade {per_decade}; allowed: 0 < f_low < f_high, and one or more in a decade")
+    pick({n.lower(): n for n in ckt.nodes}, output.lower(), 'node')
+    label = pick({c.name.lower(): c.label for c in ckt if isinstance(c, VoltageSource)}, source.lower(), 'voltage source')
+    deck = re.sub(rf'^({label} .*)$', r'\1 AC 1', _printable(ckt).netlist(), flags=re.M)
+    curve, total = run_ngspice(deck.replace('\n.op\n', f'\n.noise v(n_{output}) {label} dec {per_decade} {f_low:.17g} {f_high:.17g}\n'), timeout)
+    as_tensor = lambda name: torch.from_numpy(curve[name].copy())
+    return NoiseSpectrum(as_tensor('frequency'), as_tensor('onoise_spectrum'), total['v(onoise_total)'][0])
 
 # %% ../nbs/35_spice.ipynb #18129e68
 engines = dict(ngspice=solve_ngspice, pyspice=solve_pyspice, nodal=lambda ckt, timeout: solve(ckt))

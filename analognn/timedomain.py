@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np, torch
 from torch.autograd.function import once_differentiable
 
-from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, _check_times)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, flattened, _check_times)
 from .core import CircuitError, ConfigError, ConvergenceError, ShapeError
 from .nodal import mosfet_current, solve
 from .nonideal import thermal_voltage
@@ -612,6 +612,7 @@ def transient(ckt:Circuit, # Any circuit; values may be tensors (chips, 1), and 
               compiled:bool=True # Use compiled programs? False: the plain version
              )->Solution: # (chips, times, ...) or (times, ...), float64
     "Waveforms by the trapezoidal rule, differentiable in every value given as a tensor; `ConvergenceError` where a step has no solution"
+    ckt = flattened(ckt)
     check_circuit(ckt)
     t, (chips, points) = _times(ckt, t_stop, dt, t), ckt.shape
     if points>1: raise ShapeError(f"circuit {ckt.title!r} has {points} points; in a transient analysis points are times: give values as numbers or (chips, 1)")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .bench import bench, race
-from .circuit import PWL, Circuit, OpAmp, Resistor, Solution, VCCS, VoltageSource
+from .circuit import PWL, Circuit, OpAmp, Resistor, Solution, VCCS, VoltageSource, flattened
 from .core import CircuitError, ConfigError, ShapeError, one_thread, pick, stream
 from .crossbar import crossbar_circuit, effective_conductance
 from .data import load_dataset
@@ -159,7 +159,7 @@ def with_poles(ckt:Circuit, # Made by `network_circuit`
     "A circuit whose op-amps have one pole each"
     if not 0<gbw<math.inf: raise ConfigError(f"gbw is {gbw!r}; allowed: a positive number of hertz")
     new = Circuit(ckt.title)
-    for c in ckt:
+    for c in flattened(ckt):
         if isinstance(c, OpAmp): opamp_macro(new, c.name, c.out, c.plus, c.minus, gain=1e9 if c.ideal else c.gain, gbw=gbw)
         else: new.add(c)
         if isinstance(c, VCCS): new.C(f'{c.name}_pole', c.b, '0', c.gm/(2*math.pi*gbw))

@@ -3,9 +3,10 @@ import random, string
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from analognn.circuit import PWL, Circuit, Pulse, Sine, check_circuit, from_netlist, one_chip, one_point
+from analognn.circuit import PWL, Circuit, Instance, Param, Pulse, Sine, Subcircuit, check_circuit, flattened, from_netlist, one_chip, one_point, with_parameters
 from analognn.core import AnalogError, CircuitError, NetlistError, ShapeError
-from analognn.spice import random_circuit
+from analognn.nodal import solve
+from analognn.spice import random_circuit, run_ngspice
 
 words = st.text(string.ascii_letters+string.digits+'_', min_size=1, max_size=6)
 numbers = st.floats(-1e9, 1e9, allow_nan=False)
@@ -46,6 +47,138 @@ def test_print_read_print_is_the_identity(ckt, dialect):
     assert again.netlist(dialect)==text
     assert [(type(c), c.nodes) for c in again]==[(type(c), c.nodes) for c in ckt]
 
+names = st.from_regex(r'[a-z_][a-z0-9_]{0,4}', fullmatch=True).map(lambda s: f'{s}_p')
+scales = st.floats(1e-3, 1e3) | st.floats(-1e3, -1e-3)
+
+def named(draw, known, low=numbers):
+    "A number, or a parameter times a number"
+    return draw(low) if not known or draw(st.booleans()) else draw(scales.map(abs) if low is positives else scales)*Param(draw(st.sampled_from(known)))
+
+def fill(draw, ckt, known, subs, nodes):
+    "Components that hold parameters, and instances"
+    node = st.sampled_from(nodes)
+    for k in range(draw(st.integers(1, 5))):
+        name, kind = f'{draw(words)}_{k}', draw(st.sampled_from('RVGDroXXX' if subs else 'RVGDro'))
+        a, b, c = (draw(node) for _ in range(3))
+        if kind=='R': ckt.R(name, a, b, named(draw, known, positives))
+        elif kind=='V': ckt.V(f'v_{name}', a, b, draw(st.sampled_from([0, 1])) and Pulse(named(draw, known), named(draw, known)) or named(draw, known))
+        elif kind=='G': ckt.G(name, a, b, c, a, named(draw, known))
+        elif kind=='D': ckt.D(name, a, b, named(draw, known, positives))
+        elif kind=='r': ckt.rail(name, a, b, named(draw, known, positives))
+        elif kind=='o': ckt.opamp(f'o_{name}', a, b, c, named(draw, known, positives))
+        else:
+            sub = draw(st.sampled_from(subs))
+            ckt.X(name, sub, *(draw(node) for _ in sub.ports), **{p: named(draw, [n for n in known if n==p or n not in sub.parameters], positives) for p in sub.parameters if draw(st.booleans())})
+    return ckt
+
+@st.composite
+def hierarchies(draw):
+    "Up to three subcircuits, each with instances of those before it, and a circuit of them all"
+    subs = []
+    for k in range(draw(st.integers(1, 3))):
+        parameters = {n: draw(positives) for n in draw(st.lists(names, max_size=3, unique=True))}
+        ports = draw(st.lists(st.sampled_from(['p', 'Q', '3', 's_1']), min_size=1, max_size=3, unique=True))
+        subs.append(fill(draw, Subcircuit(f'{draw(words)}_{k}', *ports).param(**parameters), list(parameters), list(subs), [*ports, 'gnd', 'in_1', 'm']))
+    parameters = {n: draw(positives) for n in draw(st.lists(names, max_size=3, unique=True))}
+    return fill(draw, Circuit('of subcircuits').param(**parameters), list(parameters), subs, ['0', 'a', 'B', '7'])
+
+@given(hierarchies(), st.sampled_from(['ngspice', 'ltspice']))
+@settings(max_examples=150, deadline=None)
+def test_subcircuits_are_read_as_printed(ckt, dialect):
+    text = ckt.netlist(dialect)
+    again = from_netlist(text)
+    assert again.netlist(dialect)==text and again.parameters==ckt.parameters
+    flat, other = flattened(ckt), flattened(again)
+    assert flat.netlist()==other.netlist() and not any(isinstance(c, Instance) for c in flat)
+    assert from_netlist(flat.netlist()).netlist()==flat.netlist()
+    ckt.netlist('spectre')
+
+def test_a_nested_circuit_is_its_flat_one():
+    "Written by hand twice: with subcircuits, and without"
+    unit = Subcircuit('unit', 'i', 'o').param(r=1e3, f=2.).R('1', 'i', 'o', Param('r')).V('s', 'o', 'n', 0.).R('2', 'n', '0', 3*Param('r')).F('1', '0', 'o', 's', .1*Param('f'))
+    two = Subcircuit('two', 'a', 'b').param(u=1.).X('u', unit, 'a', 'm', r=500*Param('u')).X('v', unit, 'm', 'b', f=Param('u'))
+    nested = Circuit('t').V('in', 'a', '0', 1.).X('1', two, 'a', 'b').X('2', two, 'b', 'c', u=1.5)
+    flat = Circuit('t').V('in', 'a', '0', 1.)
+    for top, (a, b), q in (('1', ('a', 'b'), 1.), ('2', ('b', 'c'), 1.5)):
+        m = f'x{top}_m'
+        for inner, (i, o), r, k in (('u', (a, m), 500*q, 2.), ('v', (m, b), 1e3, q)):
+            pre = f'x{top}_x{inner}_'
+            flat.R(pre+'1', i, o, r).V(pre+'s', o, pre+'n', 0.).R(pre+'2', pre+'n', '0', 3*r).F(pre+'1', '0', o, pre+'s', k*.1)
+    assert flattened(nested).netlist()==flat.netlist()
+    d = solve(nested)-solve(flat)
+    assert d.v.abs().max()==0 and d.i.abs().max()==0
+
+def random_hierarchy(rng):
+    "Resistors, sources, diodes and op-amps in subcircuits of subcircuits; every node has a way to ground"
+    subs = []
+    for k in range(3):
+        sub = Subcircuit(f'sub{k}', 'a', 'b').param(**{n: rng.uniform(.5, 2) for n in ('r', 'volt')})
+        for j in range(rng.randint(1, 3)):
+            ohm, here = 1e3*rng.uniform(.3, 3)*Param('r'), rng.choice(['a', 'b', 'c'])
+            sub.R(f'{j}', 'a', here, ohm).R(f'{j}g', here, '0', 2*ohm).R(f'{j}c', 'c', '0', 1e3*rng.random()+1)
+            rng.choice([lambda: sub.I(f'{j}', '0', here, 1e-3*Param('volt')), lambda: sub.opamp(f'{j}', f'o{j}', here, f'o{j}', 1e4*Param('r')), lambda: sub.rail(f'{j}', f'y{j}', here, Param('volt')),
+                        lambda: sub.V(f's{j}', f's{j}', '0', -Param('volt')).F(f'{j}', '0', here, f's{j}', Param('r')/10).R(f'{j}s', f's{j}', '0', 1e3), lambda: sub.D(f'{j}', here, '0', 1e-14*Param('r'))])()
+        for j in range(rng.randint(0, 2)):
+            if subs: sub.X(f'{j}', rng.choice(subs), rng.choice('abc'), rng.choice('bc'), **{n: rng.choice([rng.uniform(.5, 2), rng.uniform(.5, 2)*Param(n), Param(n)]) for n in ('r', 'volt') if rng.random()<.6})
+        subs.append(sub.R('a', 'a', '0', 1e3).R('b', 'b', '0', 1e3).R('c', 'c', '0', 1e3))
+    return Circuit('random').param(v=rng.uniform(-1, 1)).V('in', 'p', '0', Param('v')).X('1', subs[-1], 'p', 'q').X('2', rng.choice(subs), 'q', 'p', r=rng.uniform(.5, 1))
+
+def test_ngspice_reads_subcircuits_as_flattened_does(ngspice):
+    "The netlist with its subcircuits, run as it is printed, against nodal analysis of the flat circuit"
+    for seed in range(40):
+        ckt = random_hierarchy(random.Random(f'hierarchy {seed}'))
+        (plot,), sol = run_ngspice(ckt.netlist()), solve(ckt)
+        seen = {n[2:-1].replace('.', '_'): v[0] for n, v in plot.data.items() if n.startswith('v(')}
+        assert seen.keys()=={n.lower() for n in sol.nodes}
+        assert max(abs(seen[n.lower()]-sol[n].item()) for n in sol.nodes)<1e-9
+
+def test_chips_inside_subcircuits():
+    sub = Subcircuit('s', 'a').param(r=torch.tensor([[1.], [2.], [4.]])).R('1', 'a', '0', Param('r')).R('2', 'a', '0', torch.tensor([[1.], [1.], [4.]]))
+    ckt = Circuit('c').V('in', 'i', '0', 1.).R('1', 'i', 'a', 1.).X('1', sub, 'a')
+    assert ckt.shape==(3, 1)
+    assert solve(ckt)['a'].flatten().tolist()==pytest.approx([1/3, .4, 2/3])
+    for k in range(3):
+        one = one_chip(ckt, k)
+        assert one.shape==(1, 1) and solve(one)['a'].item()==solve(ckt)['a'][k].item() and from_netlist(one.netlist()).netlist()==one.netlist()
+    with pytest.raises(NetlistError, match='3 chips'): ckt.netlist()
+    assert sub.parameters['r'].shape==(3, 1)        # untouched
+
+def test_a_sweep_inside_a_subcircuit_is_not_printed():
+    values = torch.tensor([1., 2.])
+    for sub in (Subcircuit('s', 'a').V('1', 'a', '0', values), Subcircuit('s', 'a').param(v=values).V('1', 'a', '0', Param('v'))):
+        ckt = Circuit('c').R('1', 'a', '0', 1.).X('1', sub, 'a')
+        with pytest.raises(NetlistError, match='swept'): ckt.netlist()
+        assert from_netlist(flattened(ckt).netlist()).netlist()==flattened(ckt).netlist() and solve(ckt)['a'].tolist()==[1., 2.]
+    with pytest.raises(NetlistError, match='parameter v is swept'): Circuit('c').param(v=values).V('1', 'a', '0', Param('v')).netlist()
+
+@pytest.mark.parametrize('name', ['1r', 'max', 'M', 'r x', '', 'r\n.control', 'temper'])
+def test_parameters_have_plain_names(name):
+    for make in (lambda: Param(name), lambda: Circuit('c').param(**{name: 1.}), lambda: Subcircuit('s', 'a').param(**{name: 1.})):
+        with pytest.raises(NetlistError): make()
+
+@pytest.mark.parametrize('scale', [0., float('nan'), float('inf'), 'r', torch.ones(1)])
+def test_scales_are_numbers(scale):
+    with pytest.raises(CircuitError, match='parameter r is multiplied'): Param('r')*scale
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), 'x', Param('y')])
+def test_parameters_are_finite(value):
+    with pytest.raises(CircuitError, match='parameter r'): Circuit('c').param(r=value)
+    with pytest.raises(CircuitError, match='finite'): with_parameters(Circuit('c').param(r=1.), r=float('inf'))
+
+def test_names_that_meet():
+    sub = Subcircuit('s', 'a').R('1', 'a', 'm', 1.).R('2', 'm', '0', 1.)
+    flattened(Circuit('c').X('1', sub, 'a').X('2', sub, 'a').R('1', 'a', '0', 1.))
+    for bad, match in ((Circuit('c').R('x1_1', 'a', '0', 1.).X('1', sub, 'a'), 'Rx1_1'), (Circuit('c').R('1', 'X1_M', '0', 1.).X('1', sub, 'a'), 'x1_m'),
+                       (Circuit('c').X('1_xb', sub, 'a').X('1', Subcircuit('o', 'a').X('b', sub, 'a'), 'a'), 'x1_xb_')):
+        with pytest.raises(CircuitError, match=match): flattened(bad)
+
+def test_the_reader_names_what_is_wrong():
+    sub = '.subckt s a params: r=1\nR1 a 0 {r}\n.ends s\n'
+    for cards, match in {'X1 a t\n': 'known subcircuits: none', sub+sub: 'defined twice', '.subckt s a\n.param x=1\n': 'inside subcircuit', '.subckt s a\n.subckt t a\n': 'inside s', '.ends s\n': 'ends no', sub.replace('.ends s', '.ends t'): 'ends no',
+                         '.subckt s a\n': 'no .ends', sub+'R1 a 0 1\n': 'unused', '.param r=1\n.param R=2\n': 'value already', sub+'X1 a s z=1\n': "no parameter 'z'", sub+'X1 a b s\n': 'has 2 nodes', sub.replace('r}', 'z}')+'X1 a s\n': "no parameter 'z'",
+                         'R1 a 0 {-1*}\n': 'not accepted', '.param x={r}\n': 'not accepted', 'R1 a 0 {1/r}\n': 'not accepted', 'R1 a 0 {r*2}\n': 'not accepted'}.items():
+        with pytest.raises((NetlistError, CircuitError), match=match): from_netlist(f'* t\n{cards}.options reltol=1e-11 abstol=1e-16 vntol=1e-14 gmin=1e-15\n.op\n.end\n')
+
 @given(st.text(max_size=200) | st.text('RVIEGDB .+-*()=,0123456789abcevminxlodopt_\n`', max_size=200))
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_read_or_refused(text):
@@ -53,7 +186,7 @@ def test_any_text_is_read_or_refused(text):
         try: from_netlist(netlist)
         except (NetlistError, CircuitError, ShapeError): pass
 
-_nasty = ['.control', '.endc', 'shell touch x', '.include /etc/passwd', '.lib a b', '*ng_script', 'echo `id`', 'pre_osdi x', '.param x=1', '.subckt a b c', 'write /tmp/x', 'R1 a b {x}', '.options', 'B1 a 0 V=v(b)', '\x00', '\n', 'é', '1e', '+ 3', '.end']
+_nasty = ['.control', '.endc', 'shell touch x', '.include /etc/passwd', '.lib a b', '*ng_script', 'echo `id`', 'pre_osdi x', '.param x=1', '.subckt a b c', '.subckt s a params: r=1\nR1 a 0 {r}\n.ends s', '.ends s', 'X1 n0 s', 'X1 n0 s r=2', '{r}', '.ends', 'write /tmp/x', 'R1 a b {x}', '.options', 'B1 a 0 V=v(b)', '\x00', '\n', 'é', '1e', '+ 3', '.end']
 
 def mutated(rng, text):
     "A netlist with a few things in it changed, doubled, left out or put in"
@@ -63,13 +196,18 @@ def mutated(rng, text):
                            lambda: '\n'.join(rng.sample(lines, len(lines))), lambda: '\n'.join(lines[:(k := rng.randrange(len(lines)+1))]+[rng.choice(_nasty)]+lines[k:]), lambda: text+text])()
     return text
 
+def with_instances(ckt):
+    "A circuit with a parameter and two instances of a subcircuit that has one"
+    sub = Subcircuit('s', 'n1').param(r=2.).R('1', 'n1', 'n2', 3*Param('r')).R('2', 'n2', '0', 1e3).rail('1', 'n3', 'n2', Param('r'))
+    return ckt.param(z=5.).X('1', sub, 'n0').X('2', sub, 'n1', r=Param('z'))
+
 @pytest.mark.parametrize('n', [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_fuzzed_netlists(n, tmp_path, monkeypatch):
     "Read to a circuit that prints as it was read, or refused by one of our errors; no file is touched"
     monkeypatch.chdir(tmp_path)
     rng, read = random.Random(n), 0
     for _ in range(n):
-        text = mutated(rng, random_circuit(rng, rng.randint(2, 12), 'RRVIEGFHKODMra').netlist())
+        text = mutated(rng, rng.choice([lambda ckt: ckt, with_instances])(random_circuit(rng, rng.randint(2, 12), 'RRVIEGFHKODMra')).netlist())
         try: ckt = from_netlist(text)
         except AnalogError: continue
         assert ckt.netlist()==text
