@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['windowed', 'vteam_current', 'vteam_rate', 'VTEAM', 'filament_current', 'filament_rate', 'StanfordPKU', 'varied',
-           'pulse_circuit', 'pulse_response', 'as_weights', 'curve_error']
+           'pulse_circuit', 'pulse_response', 'as_weights', 'curve_error', 'bench_memristor_fit',
+           'bench_memristor_training', 'random_transient', 'transient_difference', 'bench_transients']
 
 # %% ../nbs/37_memristor.ipynb #4e2c05e6
 import random
@@ -212,3 +213,143 @@ def curve_error(device, # A device class with parameters
     n, mean = (len(w)-1)//2, w.mean(1)
     curve = device.response(n, n, 1000, start=mean[0].item(), generator=stream(0, 'curve error')).mean(1)
     return ((curve-mean).square().mean()/mean.square().mean()).sqrt().item()
+
+# %% ../nbs/37_memristor.ipynb #2e0e411e
+_classes = dict(ConstantStep=ConstantStep, LinearStep=LinearStep, SoftBounds=SoftBounds, ExpStep=ExpStep, PowStep=PowStep, PiecewiseStep=PiecewiseStep)
+
+def _fitted(w, kind):
+    "The population of a class behind weights"
+    return fit_device(w, _classes[kind], nodes=9).device
+
+def _parts(name):
+    "Weights of three times 16 devices of the lab: to fit, to choose, to test"
+    w = as_weights(_measured(name, 48, 0))
+    return [w[:, k::3] for k in range(3)]
+
+def _validated(job):
+    "Error on other devices of a class fitted to some; infinite where the fit or its curve is none"
+    w, others, kind = job
+    try: error = curve_error(_fitted(w, kind), others)
+    except AnalogError: return float('inf')
+    return error if error==error else float('inf')
+
+@bench('memristor_fit')
+def bench_memristor_fit(mode:str # Any: there is one size
+                       )->dict:
+    "Device classes fitted to the pulse responses of memristors"
+    result = {}
+    for name in _lab():
+        fit_part, others, test = _parts(name)
+        errors = dict(zip(_classes, pmap(_validated, [(fit_part, others, kind) for kind in _classes])))
+        best = min(errors, key=errors.get)
+        device = _fitted(fit_part, best)
+        model = device.response(400, 400, 1000, start=fit_part[0].mean().item(), generator=stream(1, 'shown'))
+        result[name] = dict(validation=errors, chosen=best, test=curve_error(device, test), dw_min=device.dw_min, up_down=device.up_down, measured=test.mean(1)[::8].tolist(), fitted=model.mean(1)[::8].tolist())
+    return result
+
+# %% ../nbs/37_memristor.ipynb #a724502c
+_rules = {'SGD': ('SGD', ({},)), 'Tiki-Taka 2': ('TTv2', ({'auto_granularity': 200.},)),
+          'Tiki-Taka 4': ('TTv4', ({'auto_granularity': 200., 'in_chop_prob': .1}, {'auto_granularity': 50., 'in_chop_prob': .1})), 'mixed precision': ('MixedPrecision', ({},))}
+_io = IOParameters(out_bound=20., out_noise=.1)
+
+def _learned(job):
+    "One training on the digits: accuracies"
+    device, rule, changes, lr, seed, epochs = job
+    data = load_dataset('digits')
+    train, val, test = [(getattr(data, f'x_{k}'), getattr(data, f'y_{k}')) for k in ('train', 'val', 'test')]
+    layers = {} if device is None else dict(resistive=replace(_generations[_rules[rule][0]]('', device), **changes), forward_io=_io, backward_io=_io)
+    with one_thread():
+        model = MLP([64, 32, 10], activation=nn.Sigmoid, generator=stream(seed, 'init'), **layers)
+        history = fit(model, train, val, epochs=epochs, lr=lr, batch_size=10, generator=stream(seed, 'order'), optimizer=AnalogSGD)
+        return dict(val=history.val_accuracy[history.best], test=accuracy(model(test[0]), test[1]))
+
+@bench('memristor_training')
+def bench_memristor_training(mode:str # 'quick', 'default' or 'full'
+                            )->dict:
+    "Digits learned by devices fitted to memristors, beside the idealized device and floating point: test accuracy of seeds"
+    epochs, rates, seeds = dict(quick=(1, (1.,), 2), default=(4, (.3, 1.), 5), full=(20, (.1, .3, 1., 3.), 10))[mode]
+    devices = {name: _fitted(_parts(name)[0], 'PiecewiseStep') for name in _lab()}
+    kinds = {('floating point', 'SGD'): None, ('idealized', 'SGD'): preset('Idealized')} | {(name, rule): device for name, device in devices.items() for rule in _rules}
+    tries = [(kind, (kinds[kind], kind[1], changes, lr)) for kind in kinds for changes in _rules[kind[1]][1] for lr in rates]
+    scores = pmap(_learned, [(*how, 0, epochs) for _, how in tries])
+    chosen = {kind: max(((run['val'], k) for k,((own, _), run) in enumerate(zip(tries, scores)) if own==kind))[1] for kind in kinds}
+    finals = [(kind, (*tries[k][1], 100+seed, epochs)) for kind, k in chosen.items() for seed in range(seeds)]
+    runs, result = pmap(_learned, [job for _, job in finals]), {}
+    for kind, k in chosen.items():
+        i = mean_interval([run['test'] for (own, _), run in zip(finals, runs) if own==kind])
+        result[', '.join(kind)] = dict(test=i.mean, low=i.low, high=i.high, lr=tries[k][1][3], changes=str(tries[k][1][2] or ''))
+    return result
+
+# %% ../nbs/37_memristor.ipynb #ed3286d7
+_kinds = 'R L D M E G F H K O r u t s I V P'.split()       # V and P are memristors; K a buffer and O an inverting amplifier; r, u, t and s put out a function of their input
+
+def _log(rng, low, high): return low*(high/low)**rng.random()
+
+def _wave(rng, high):
+    "A random waveform between 0 and `high`"
+    log = lambda *ends: _log(rng, *ends)
+    return rng.choice([lambda: Pulse(0., high, td=log(1e-9, 4e-9), tr=log(5e-10, 1e-9), tf=log(5e-10, 1e-9), pw=log(2e-9, 5e-9), per=log(1e-8, 2e-8)),
+                       lambda: Sine(high/2, high/2, log(5e7, 2e8), td=log(1e-10, 2e-9), theta=log(1e5, 1e7)),
+                       lambda: PWL(((0., 0.), (log(1e-9, 2e-9), high*log(.3, 1.)), (log(4e-9, 6e-9), 0.), (log(8e-9, 1.2e-8), high)))])()
+
+def _memory(rng, kind, name, a, b):
+    "A random memristor that moves within nanoseconds"
+    log = lambda *ends: _log(rng, *ends)
+    if kind=='P': return StanfordPKU(name, a, b, x0=rng.random(), i_0=log(3e-4, 3e-3), gap_min=log(.1, .3), gap_max=log(.6, 1.2), velocity=log(1e12, 1e13), window=log(1., 4.))
+    return VTEAM(name, a, b, x0=rng.random(), r_on=log(5e2, 2e3), r_off=log(5e3, 2e4), k_on=-log(1e8, 1e9), k_off=log(1e8, 1e9), v_on=-log(.1, .3), v_off=log(.1, .3), alpha_on=log(1., 4.), alpha_off=log(1., 4.), window=log(1., 4.))
+
+def _stage(ckt, rng, kind, k, a, n):
+    "Lead from node `a` to a new node `n` by a component of a kind"
+    log, sign, m = lambda *ends: _log(rng, *ends), rng.choice([-1., 1.]), f'm{k}'
+    if kind=='D': ckt.D(k, *rng.sample([a, n], 2), log(1e-16, 1e-13), log(1., 2.))
+    elif kind=='M': ckt.nmos(k, n, a, '0', '0', log(1e-6, 4e-6), kp=1e-4, vto=log(.2, .5), gamma=log(.1, .5), lambda_=log(.01, .1)).pmos(f'{k}p', n, a, 'n0', 'n0', log(1e-6, 4e-6), kp=4e-5, vto=-log(.2, .5))
+    elif kind=='G': ckt.G(k, n, '0', a, '0', sign*log(1e-4, 1e-3))
+    elif kind=='F': ckt.F(k, n, '0', '0', sign*log(.1, 1.))
+    elif kind=='I': ckt.I(k, '0', n, _wave(rng, log(1e-4, 1e-3)))
+    elif kind in 'VP': ckt.add(_memory(rng, kind, k, *rng.sample([a, n], 2)))
+    else:
+        if kind=='L': ckt.L(k, a, m, log(1e-8, 1e-7))
+        if kind=='E': ckt.E(k, m, '0', a, '0', sign*log(.3, 2.))
+        if kind=='H': ckt.H(k, m, '0', '0', sign*log(1e2, 1e3))
+        if kind=='K': ckt.opamp(k, m, a, m, rng.choice([1e3, 1e5, float('inf')]))
+        if kind=='O': ckt.R(f'{k}i', a, f's{k}', log(1e3, 1e4)).R(f'{k}f', f's{k}', m, log(1e3, 1e4)).opamp(k, m, '0', f's{k}', rng.choice([1e3, 1e5, float('inf')]))
+        if kind=='r': ckt.rail(k, m, a, log(.3, 1.))
+        if kind in 'uts': getattr(ckt, dict(u='relu', t='tanh', s='sigmoid')[kind])(k, m, a)
+        ckt.R(f'{k}l', a if kind=='R' else m, n, log(3e2, 3e3))
+    ckt.R(f'{k}g', n, '0', log(1e3, 1e4)).C(k, n, '0', log(1e-13, 1e-12))
+
+def random_transient(seed:int, # The same seed, the same circuit
+                     n_stages:int=5, # Stages behind the input
+                     kinds=_kinds # Letters to choose from
+                    )->Circuit:
+    "A random circuit for a transient analysis of 20 ns, of all kinds of components"
+    rng = random.Random(f'transient {seed}')
+    ckt, nodes = Circuit(f'random {seed}').V('0', 'n0', '0', _wave(rng, 1.5)), ['n0']
+    for k in range(1, n_stages+1):
+        _stage(ckt, rng, rng.choice(kinds), f'{k}', rng.choice(nodes), f'n{k}')
+        nodes.append(f'n{k}')
+    return ckt
+
+def transient_difference(ckt:Circuit, # Any circuit
+                         t_stop:float=2e-8, # Seconds
+                         dt:float=5e-12 # Step
+                        )->float:
+    "Largest difference between `transient` and ngspice at its fixed steps, over the largest swing of a node"
+    theirs = transient_ngspice(ckt, t_stop, dt, reltol=1e-7, fixed_step=True)
+    swing = (theirs.v.amax(0)-theirs.v.amin(0)).max()
+    return ((transient(ckt, t=theirs.t)-theirs).v.abs().max()/swing).item()
+
+def _compared(seed):
+    try:
+        with one_thread(): return transient_difference(random_transient(seed)), ''
+    except AnalogError as e: return None, f'{type(e).__name__}: {e}'
+
+@bench('transients')
+def bench_transients(mode:str # 'quick', 'default' or 'full'
+                    )->dict:
+    "Random transients of all kinds of components: our engine against ngspice"
+    n = dict(quick=20, default=300, full=1000)[mode]
+    seen = [_compared(seed) for seed in tqdm(range(n), desc='transients')]
+    errors, refused = torch.tensor([e for e, _ in seen if e is not None], dtype=torch.float64), [words for e, words in seen if e is None]
+    kinds = Counter(type(c).__name__ for seed in range(n) for c in random_transient(seed))
+    return dict(circuits=n, compared=len(errors), refused=refused, largest=errors.max().item(), median=errors.median().item(), above=int((errors>1e-4).sum()), components=dict(kinds))
