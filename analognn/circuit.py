@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Waveform', 'Pulse', 'Sine', 'PWL', 'Component', 'Resistor', 'Capacitor', 'Inductor', 'VoltageSource', 'CurrentSource',
            'VCVS', 'VCCS', 'CCCS', 'CCVS', 'Diode', 'Mosfet', 'OpAmp', 'Rail', 'Relu', 'Tanh', 'Sigmoid',
-           'voltage_expression', 'Words', 'Memristor', 'entry_of', 'Circuit', 'scaled', 'pick_values', 'one_chip',
+           'voltage_expression', 'Expression', 'Memristor', 'entry_of', 'Circuit', 'scaled', 'pick_values', 'one_chip',
            'one_point', 'check_circuit', 'netlist', 'readable', 'from_netlist', 'Solution']
 
 # %% ../nbs/30_circuit.ipynb #deea5492
@@ -336,7 +336,7 @@ def voltage_expression(c)->str: # In the words of all dialects
 
 # %% ../nbs/30_circuit.ipynb #3b1ddae8
 @dataclass(frozen=True)
-class Words:
+class Expression:
     "An expression as text, made by the same arithmetic that works on tensors"
     text: str
 
@@ -349,17 +349,17 @@ class Words:
     def __rsub__(self, o): return _in_words(o)-self
     def __rmul__(self, o): return _in_words(o)*self
     def __rtruediv__(self, o): return _in_words(o)/self
-    def __neg__(self): return Words(f'(-{self.text})')
-    def exp(self): "e to it"; return Words(f'exp({self.text})')
-    def sinh(self): "Its hyperbolic sine"; return Words(f'sinh({self.text})')
-    def _with(self, sign, o): return Words(f'({self.text}{sign}{_in_words(o).text})')
+    def __neg__(self): return Expression(f'(-{self.text})')
+    def exp(self): "e to it"; return Expression(f'exp({self.text})')
+    def sinh(self): "Its hyperbolic sine"; return Expression(f'sinh({self.text})')
+    def _with(self, sign, o): return Expression(f'({self.text}{sign}{_in_words(o).text})')
 
-    def clamp(self, min=None, max=None)->'Words':
+    def clamp(self, min=None, max=None)->'Expression':
         "Itself, or the nearer end if it is not between `min` and `max`"
         low = self.text if min is None else f'max({self.text},{_in_words(min).text})'
-        return Words(low if max is None else f'min({low},{_in_words(max).text})')
+        return Expression(low if max is None else f'min({low},{_in_words(max).text})')
 
-def _in_words(v): return v if isinstance(v, Words) else Words(_signed(v))
+def _in_words(v): return v if isinstance(v, Expression) else Expression(_signed(v))
 
 def _num(v): return format(v.item() if isinstance(v, torch.Tensor) else v, '.17g')
 def _signed(v): return _num(v) if v>=0 else f'({_num(v)})'
@@ -584,7 +584,7 @@ def _memristor_card(c, call):
 
 def _expression(cls, law):
     "A law of a class of memristors in words, with names in braces for nodes and parameters"
-    return getattr(cls, law)(Words('(v({a})-v({b}))'), Words('v({state})'), **{k: Words(f'{{{k}}}') for k in cls.parameters()}).text
+    return getattr(cls, law)(Expression('(v({a})-v({b}))'), Expression('v({state})'), **{k: Expression(f'{{{k}}}') for k in cls.parameters()}).text
 
 def _card(c, call):
     "The lines of one component"

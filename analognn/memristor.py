@@ -267,7 +267,7 @@ def _learned(job):
 def bench_memristor_training(mode:str # 'quick', 'default' or 'full'
                             )->dict:
     "Digits learned by devices fitted to memristors, beside the idealized device and floating point: test accuracy of seeds"
-    epochs, rates, seeds = dict(quick=(1, (1.,), 2), default=(4, (.3, 1.), 5), full=(20, (.1, .3, 1., 3.), 10))[mode]
+    epochs, rates, seeds = dict(quick=(1, (1.,), 2), default=(4, (.3, 1., 3.), 5), full=(20, (.1, .3, 1., 3.), 10))[mode]
     devices = {name: _fitted(_parts(name)[0], 'PiecewiseStep') for name in _lab()}
     kinds = {('floating point', 'SGD'): None, ('idealized', 'SGD'): preset('Idealized')} | {(name, rule): device for name, device in devices.items() for rule in _rules}
     tries = [(kind, (kinds[kind], kind[1], changes, lr)) for kind in kinds for changes in _rules[kind[1]][1] for lr in rates]
@@ -352,4 +352,5 @@ def bench_transients(mode:str # 'quick', 'default' or 'full'
     seen = [_compared(seed) for seed in tqdm(range(n), desc='transients')]
     errors, refused = torch.tensor([e for e, _ in seen if e is not None], dtype=torch.float64), [words for e, words in seen if e is None]
     kinds = Counter(type(c).__name__ for seed in range(n) for c in random_transient(seed))
-    return dict(circuits=n, compared=len(errors), refused=refused, largest=errors.max().item(), median=errors.median().item(), above=int((errors>1e-4).sum()), components=dict(kinds))
+    finer = {str(seed): transient_difference(random_transient(seed), dt=1.25e-12) for seed, (e, _) in enumerate(seen) if e is not None and e>1e-4}
+    return dict(circuits=n, compared=len(errors), refused=refused, largest=errors.max().item(), median=errors.median().item(), above=len(finer), finer=finer, components=dict(kinds))

@@ -274,7 +274,8 @@ def adjoint_plain(net:Network, t:torch.Tensor, # (times,) seconds
 # %% ../nbs/34_timedomain.ipynb #500081d8
 def pivot_order(matrix:np.ndarray, # (n, n), typical values
                 pattern:np.ndarray, # (n, n) bool, entries that may ever differ from 0
-                threshold:float=1e-3 # Smallest pivot, as a part of the largest entry of its column
+                threshold:float=1e-3, # Smallest pivot, as a part of the largest entry of its column
+                unsteady:np.ndarray|None=None # (n, n) bool, entries that come and go, as the slope of a ReLU does: pivots only where nothing else is left
                )->tuple: # (row, column) of each pivot
     "An order of elimination that keeps a matrix sparse"
     A, P, n = matrix.copy(), pattern.copy(), len(matrix)
@@ -283,6 +284,8 @@ def pivot_order(matrix:np.ndarray, # (n, n), typical values
         left = P & rows[:,None] & cols
         size = np.abs(A)*left
         usable = left & (size>=threshold*size.max(0)) & (size>0)
+        steady = usable & ~unsteady if unsteady is not None else usable
+        usable = steady if steady.any() else usable
         if not usable.any(): raise CircuitError("the equations have no unique solution: no pivot is left")
         fill = np.where(usable, (left.sum(1)[:,None]-1)*(left.sum(0)-1), n*n)
         decade = np.floor((np.log10(np.maximum(size, 1e-300))+.5)/3)              # coarse, so that small changes of values keep the order, and its program
@@ -563,9 +566,10 @@ class _Run:
         for nodes in (m[:3] for m in net.memories):
             for r in nodes:
                 for c in nodes: ones.put(r, c, 0)
-        pattern = np.zeros((net.n, net.n), bool)
+        pattern, slopes = (np.zeros((net.n, net.n), bool) for _ in range(2))
         pattern[tuple(zip(*ones))] = True
-        try: return pivot_order(A.numpy(), pattern)
+        for j, inp in ((j, inp) for j, inp, *_ in net.clips if inp<net.n): slopes[j, inp] = True
+        try: return pivot_order(A.numpy(), pattern, unsteady=slopes)
         except CircuitError as e: raise CircuitError(f"circuit {net.title!r}: {e}") from e
 
     def forward(self, p, inputs, x0):
