@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Param', 'Waveform', 'Pulse', 'Sine', 'PWL', 'Component', 'Resistor', 'Capacitor', 'Inductor', 'VoltageSource',
            'CurrentSource', 'VCVS', 'VCCS', 'CCCS', 'CCVS', 'Diode', 'Mosfet', 'OpAmp', 'Rail', 'Relu', 'Tanh',
-           'Sigmoid', 'voltage_expression', 'Circuit', 'with_parameters', 'Subcircuit', 'Instance', 'flattened',
-           'scaled', 'pick_values', 'one_chip', 'one_point', 'check_circuit', 'netlist', 'from_netlist', 'Solution']
+           'Sigmoid', 'voltage_expression', 'Expression', 'Memristor', 'entry_of', 'Circuit', 'with_parameters',
+           'Subcircuit', 'Instance', 'flattened', 'scaled', 'pick_values', 'one_chip', 'one_point', 'check_circuit',
+           'netlist', 'readable', 'from_netlist', 'Solution']
 
 # %% ../nbs/30_circuit.ipynb #deea5492
 import copy, re
@@ -361,6 +362,85 @@ def voltage_expression(c)->str: # In the words of all dialects
     "What a `Relu`, a `Tanh`, a `Sigmoid` or a `Rail` puts out"
     return f'min(max(v({c.inp}),{_num(-c.v_max)}),{_num(c.v_max)})' if isinstance(c, Rail) else _curves[type(c)].format(v=f'v({c.inp})')
 
+# %% ../nbs/30_circuit.ipynb #ac3bebd9
+@dataclass(frozen=True)
+class Expression:
+    "An expression as text, made by the same arithmetic that works on tensors"
+    text: str
+
+    def __add__(self, o): return self._with('+', o)
+    def __sub__(self, o): return self._with('-', o)
+    def __mul__(self, o): return self._with('*', o)
+    def __truediv__(self, o): return self._with('/', o)
+    def __pow__(self, o): return self._with('**', o)
+    def __radd__(self, o): return _in_words(o)+self
+    def __rsub__(self, o): return _in_words(o)-self
+    def __rmul__(self, o): return _in_words(o)*self
+    def __rtruediv__(self, o): return _in_words(o)/self
+    def __neg__(self): return Expression(f'(-{self.text})')
+    def exp(self): "e to it"; return Expression(f'exp({self.text})')
+    def sinh(self): "Its hyperbolic sine"; return Expression(f'sinh({self.text})')
+    def _with(self, sign, o): return Expression(f'({self.text}{sign}{_in_words(o).text})')
+
+    def clamp(self, min=None, max=None)->'Expression':
+        "Itself, or the nearer end if it is not between `min` and `max`"
+        low = self.text if min is None else f'max({self.text},{_in_words(min).text})'
+        return Expression(low if max is None else f'min({low},{_in_words(max).text})')
+
+def _in_words(v): return v if isinstance(v, Expression) else Expression(_signed(v))
+
+def _num(v):
+    if isinstance(v, Param): return f'{{{v.name}}}' if v.scale==1 else f'{{{v.scale:.17g}*{v.name}}}'
+    return format(v.item() if isinstance(v, torch.Tensor) else v, '.17g')
+
+def _signed(v): return _num(v) if v>=0 else f'({_num(v)})'
+
+# %% ../nbs/30_circuit.ipynb #945d1b7b
+@dataclass(frozen=True)
+class Memristor(Component):
+    "A resistor with memory between `a` and `b`; its classes bring two laws and their parameters"
+    a: str; b: str
+    x0: float|torch.Tensor = .5      # State at the start, 0 to 1
+    state: str = ''                  # Node whose voltage is the state; empty: state_NAME
+    letter, terminals, branch = 'Bmem_', ('a', 'b', 'state'), 'path'
+    farad: ClassVar[float] = 1e-9    # Of the state's node
+
+    def __post_init__(self):
+        if self.state=='': object.__setattr__(self, 'state', f'state_{self.name}')
+        super().__post_init__()
+        if self.state.lower() in ('0', self.a.lower(), self.b.lower()): raise CircuitError(f"state of {self.label} is node {self.state!r}; allowed: a node of its own")
+        named = [k for k,v in self.values().items() if isinstance(v, Param)]
+        if named: raise CircuitError(f"{named[0]} of {self.label} is a parameter; allowed: a number or a tensor")
+        start = torch.as_tensor(self.x0)
+        if not ((start>=0) & (start<=1)).all(): raise CircuitError(f"x0 of {self.label} is {self.x0}; allowed: 0 to 1")
+
+    @classmethod
+    def parameters(cls)->tuple:
+        "Names of what its laws take besides voltage and state"
+        return tuple(f.name for f in fields(cls))[5:]
+
+    @staticmethod
+    def current(v, # Volts from a to b
+                x, # State, 0 to 1
+                **parameters # By name
+               ): # Amperes from a through it to b
+        "Its first law"
+        raise NotImplementedError("a class of memristors brings its own")
+
+    @staticmethod
+    def rate(v, # Volts from a to b
+             x, # State
+             **parameters # By name
+            ): # 1/s
+        "Its second law: how fast the state grows"
+        raise NotImplementedError("a class of memristors brings its own")
+
+def entry_of(table:dict, # Anything by class
+             c:Component # A component
+            ):
+    "What a table holds for the class of a component, or for the nearest class above it"
+    return next(table[k] for k in type(c).__mro__ if k in table)
+
 # %% ../nbs/30_circuit.ipynb #9e7696c6
 class Circuit:
     "Components between named nodes"
@@ -416,7 +496,7 @@ class Circuit:
             for n in c.nodes: seen.setdefault(n.lower(), n)
         return tuple(n for n in seen.values() if n!='0')
 
-_reserved = ('eopamp_', 'vopamp_', 'hopamp_', 'vindex_sweep')
+_reserved = ('eopamp_', 'vopamp_', 'hopamp_', 'vindex_sweep', 'vstate_', 'cstate_')
 
 # %% ../nbs/30_circuit.ipynb #96a28bd8
 @patch
@@ -610,6 +690,9 @@ def check_circuit(ckt:Circuit # Any circuit
         a, b = (n.lower() for n in c.between)
         paths.join(a, b)
         if isinstance(c, Mosfet): paths.join(b, c.b.lower())
+        if isinstance(c, Memristor):
+            paths.join(c.state.lower(), '0')
+            if not fixed.join(c.state.lower(), '0'): raise CircuitError(f"node {c.state!r}, the state of {c.label}, is fixed by another component")
         if c.branch=='fixed' and not fixed.join(a, b): raise CircuitError(f"loop of fixed voltages at node {c.between[0]!r}, closed by {c.label}")
     floating = [n for n in ckt.nodes if paths.find(n.lower())!=paths.find('0')]
     if floating: raise CircuitError(f"no path for direct current from node {floating[0]!r} to ground; it touches {', '.join(c.label for c in ckt if floating[0] in c.nodes)}")
@@ -617,10 +700,6 @@ def check_circuit(ckt:Circuit # Any circuit
 # %% ../nbs/30_circuit.ipynb #892df689
 _options = '.options reltol=1e-11 abstol=1e-16 vntol=1e-14 gmin=1e-15'
 _nullor_ohm = '-1e+18'
-
-def _num(v):
-    if isinstance(v, Param): return f'{{{v.name}}}' if v.scale==1 else f'{{{v.scale:.17g}*{v.name}}}'
-    return format(v.item() if isinstance(v, torch.Tensor) else v, '.17g')
 
 def _is_swept(v): return isinstance(v, torch.Tensor) and v.numel()>1
 
@@ -651,6 +730,16 @@ def _instance_card(c):
     if hidden: raise NetlistError(f"{c.label} gives {hidden[0][0]} a multiple of {hidden[0][1]}, and {c.of.title} has a {hidden[0][1]} of its own, which ngspice would take; rename one, or print the `flattened` circuit")
     return ' '.join([c.label, *c.nodes, c.of.title, *_assigned(c.parameters)])
 
+def _memristor_card(c, call):
+    "Its current, the rate of its state, and the state's node: held without times, a capacitor with them"
+    current, rate = (_expression(type(c), law).format(a=c.a, b=c.b, state=c.state, **{k: _signed(getattr(c, k)) for k in c.parameters()}) for law in ('current', 'rate'))
+    held = f'Vstate_{c.name} {c.state} 0 {_num(c.x0)}' if call else f'Cstate_{c.name} {c.state} 0 {_num(c.farad)}\n.ic v({c.state})={_num(c.x0)}'
+    return f'{c.label} {c.a} {c.b} I={current}\nBstate_{c.name} 0 {c.state} I={_num(c.farad)}*{rate}\n{held}'
+
+def _expression(cls, law):
+    "A law of a class of memristors in words, with names in braces for nodes and parameters"
+    return getattr(cls, law)(Expression('(v({a})-v({b}))'), Expression('v({state})'), **{k: Expression(f'{{{k}}}') for k in cls.parameters()}).text
+
 def _card(c, call):
     "The lines of one component"
     swept = [k for k,v in c.values().items() if _is_swept(v)]
@@ -662,6 +751,7 @@ def _card(c, call):
     if isinstance(c, Diode): return f'{c.label} {c.a} {c.b} model_{c.label}\n.model model_{c.label} D(IS={_num(c.i_s)} N={_num(c.n)})'
     if isinstance(c, (Rail, *_curves)): return f'{c.label} {c.out} 0 V={voltage_expression(c)}'
     if isinstance(c, CCCS): return f'{c.label} {c.a} {c.b} V{c.source} {_num(c.gain)}'
+    if isinstance(c, Memristor): return _memristor_card(c, call)
     return ' '.join([c.label, *c.nodes, *map(_num, c.values().values())])
 
 def _assigned(values): return [f'{k}={_num(v)}' for k,v in values.items()]
@@ -693,6 +783,7 @@ def _spectre_card(c, _=None):
     if isinstance(c, OpAmp): return f'{c.label} ({c.out} 0 {c.plus} {c.minus}) vcvs gain={_num(c.gain)}'
     if isinstance(c, (Rail, *_curves)): return f'{c.label} ({c.out} 0) bsource v={voltage_expression(c)}'
     if isinstance(c, CCCS): return f"{c.label} ({c.a} {c.b}) {'ccvs' if isinstance(c, CCVS) else 'cccs'} probe=V{c.source} {'rm' if isinstance(c, CCVS) else 'gain'}={_num(c.gain)}"
+    if isinstance(c, Memristor): raise NetlistError(f"{c.label} is a {type(c).__name__}, whose laws are not printed for Spectre; allowed: 'ngspice' or 'ltspice'")
     (value,) = c.values().values()
     return f"{c.label} ({' '.join(c.nodes)}) {_spectre_words[type(c)]}={_num(value)}"
 
@@ -794,6 +885,27 @@ def _read_wave(letter, name, a, b, form, numbers):
     try: wave = PWL(tuple(zip(x[::2], x[1::2], strict=True))) if form=='PWL' else dict(PULSE=Pulse, SIN=Sine)[form](*x)
     except (TypeError, ValueError) as e: raise NetlistError(f"{form}({numbers[:60]}) of {letter}{name} is not accepted: {e}") from e
     return dict(V=VoltageSource, I=CurrentSource)[letter](name, a, b, wave)
+
+def readable(cls # A class of memristors
+            ): # Itself
+    "Have `from_netlist` read memristors of a class, by the text of their laws"
+    laws = 'Bmem_{name} {a} {b} I='+_expression(cls, 'current')+'\nBstate_{name} 0 {state} I='+_num(cls.farad)+'*'+_expression(cls, 'rate')+'\n'
+    for held in ('Vstate_{name} {state} 0 {x0}\n', f'Cstate_{{name}} {{state}} 0 {_num(cls.farad)}\n.ic v({{state}})={{x0}}\n'):
+        form = re.compile(_as_groups(laws+held, cls.parameters()))
+        _forms.append((form, lambda *found, names=tuple(form.groupindex): _memristor(cls, dict(zip(names, found)))))
+    return cls
+
+def _as_groups(text, values):
+    "A regular expression for a text with names in braces: a number for each of the `values`, which may stand in parentheses, and for x0; words for the others"
+    seen = set()
+    def group(m):
+        name, new = m[1], m[1] not in seen
+        seen.add(name)
+        found = rf'(?P<{name}>{_number if name in (*values, "x0") else _N[1:-1]})' if new else rf'(?P={name})'
+        return rf'\(?{found}\)?' if name in values else found
+    return re.sub(r'\\\{(\w+)\\\}', group, re.escape(text))
+
+def _memristor(cls, found): return cls(**{k: float(v) if k=='x0' or k in cls.parameters() else v for k,v in found.items()})
 
 def _curve_form(c, form): return rf'{c.letter}{_N} {_N} 0 V='+re.escape(form).replace(re.escape('{v}'), rf'v\({_N}\)')+r'\n'
 

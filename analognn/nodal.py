@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch.autograd.function import once_differentiable
 
-from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit, flattened)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Memristor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, check_circuit, entry_of, flattened)
 from .core import CircuitError, ConvergenceError, ShapeError, one_thread
 from .nonideal import thermal_voltage
 
@@ -23,10 +23,10 @@ class _Equations:
     "Collects the stamps of a circuit's components"
     def __init__(self, ckt):
         self.row = {n.lower(): k for k,n in enumerate(ckt.nodes)}
-        self.branch = {c.label: len(self.row)+k for k,c in enumerate(c for c in ckt if c.branch=='fixed')}
+        self.branch = {c.label: len(self.row)+k for k,c in enumerate(c for c in ckt if c.branch=='fixed' or isinstance(c, Memristor))}
         self.size = len(self.row)+len(self.branch)
         self.A, self.b, self.P, self.Q, self.blocks, self.owner = [], [], [], [], [], []
-        for c in ckt: _stamps[type(c)](self, c)
+        for c in ckt: entry_of(_stamps, c)(self, c)
 
     def at(self, node): return self.row.get(node.lower())           # None for ground
     def entry(self, into, r, c, v):
@@ -119,8 +119,15 @@ def _mosfet(e, c):
         _conductance(e, c.b, end, _gmin)
         if isinstance(c.i_s, torch.Tensor) or c.i_s: _junction(e, *(c.b, end)[::sign], c.i_s, thermal_voltage)
 
+def _memristor(e, c):
+    j = e.branch[c.label]
+    e.between(e.A, c.state, '0', j, 1.); e.difference(j, c.state, '0'); e.entry(e.b, j, 0, c.x0)
+    _conductance(e, c.a, c.b, _g0); e.sense(c.a, c.b); e.sense(c.state, '0')
+    e.between(e.P, c.a, c.b, len(e.blocks), -1.)
+    e.blocks.append((type(c), *(getattr(c, k) for k in c.parameters())))
+
 _stamps = {Resistor: _resistor, Capacitor: _open, Inductor: _short, VoltageSource: _voltage, CurrentSource: _current, VCVS: _vcvs, VCCS: _vccs, OpAmp: _opamp,
-           CCCS: _cccs, CCVS: _ccvs, Rail: _clip, Relu: _clip, Tanh: _clip, Sigmoid: _clip, Diode: _diode, Mosfet: _mosfet}
+           CCCS: _cccs, CCVS: _ccvs, Rail: _clip, Relu: _clip, Tanh: _clip, Sigmoid: _clip, Diode: _diode, Mosfet: _mosfet, Memristor: _memristor}
 
 # %% ../nbs/32_nodal.ipynb #fcfc57d8
 def _batched(v):
@@ -265,6 +272,15 @@ def _channel(v_gs, v_ds, v_bs, *values):
         slopes = torch.autograd.grad(mosfet_current(*v, *(x.detach() for x in values)).sum(), v)
     return mosfet_current(v_gs, v_ds, v_bs, *values)-_g0*v_ds, (slopes[0], slopes[1]-_g0, slopes[2])
 
+def _with_memory(kind):
+    def law(v, x, *values):
+        current = lambda v, x, values: kind.current(v, x, **dict(zip(kind.parameters(), values)))
+        with torch.enable_grad():
+            z = [y.detach().requires_grad_() for y in (v, x)]
+            by_v, by_x = torch.autograd.grad(current(*z, [y.detach() for y in values]).sum(), z)
+        return current(v, x, values)-_g0*v, (by_v-_g0, by_x)
+    return law
+
 _laws = dict(rail=_rail, relu=_relu, tanh=_tanh, sigmoid=_sigmoid, junction=_without_g0, channel=_channel)
 
 # %% ../nbs/32_nodal.ipynb #b2f97884
@@ -284,7 +300,7 @@ class _Blocks:
         "u = f(z) (..., blocks), and its derivative by each input (..., inputs)"
         u, du = z.new_zeros(*z.shape[:-1], self.owner[-1]+1), torch.zeros_like(z)
         for kind, blocks in self.out.items():
-            u[..., blocks], slopes = _laws[kind](*(z[..., i] for i in self.inp[kind]), *self.values[kind])
+            u[..., blocks], slopes = (_laws[kind] if kind in _laws else _with_memory(kind))(*(z[..., i] for i in self.inp[kind]), *self.values[kind])
             for i,slope in zip(self.inp[kind], slopes): du[..., i] = slope
             if kind=='channel' and self.leak:
                 v_ds = self.inp[kind][1]
@@ -296,8 +312,7 @@ class _Blocks:
         return torch.eye(len(self.owner), dtype=torch.float64)-M[..., self.owner]*du[..., None, :]
 
 def _as_blocks(blocks, owner):
-    out = {kind: [k for k,b in enumerate(blocks) if b[0]==kind] for kind in _laws}
-    out = {kind: ks for kind,ks in out.items() if ks}
+    out = {kind: [k for k,b in enumerate(blocks) if b[0]==kind] for kind in dict.fromkeys(b[0] for b in blocks)}
     inputs = [[i for i,o in enumerate(owner) if o==k] for k in range(len(blocks))]
     stacked = lambda vs: torch.stack(torch.broadcast_tensors(*map(_batched, vs)), -1)
     return _Blocks(owner, out, {kind: tuple(map(list, zip(*(inputs[k] for k in ks)))) for kind,ks in out.items()},
@@ -313,7 +328,7 @@ def _limit(new, old, blocks):
         critical, rise = a*torch.log(a/(2**.5*i_s)), 1+(d-v)/a
         log_step = torch.where(v>0, torch.where(rise>0, v+a*torch.log(rise.clamp(min=1e-300)), critical), a*torch.log((d/a).clamp(min=1e-300)))
         new[..., k] = torch.where((d>critical) & ((d-v).abs()>2*a), log_step, d)
-    for k in blocks.inp.get('channel', ()):
+    for k in (*blocks.inp.get('channel', ()), *(inputs[0] for kind,inputs in blocks.inp.items() if kind not in _laws)):
         reach = .5+.5*old[..., k].abs()
         new[..., k] = torch.clamp(new[..., k], old[..., k]-reach, old[..., k]+reach)
     return new
@@ -480,7 +495,7 @@ def _walk_each(system):
 @torch.no_grad()
 def _operating_point(system, begin):
     "Inputs of the nonlinear components, and how they were found"
-    z, steps = (begin, None) if begin.any() or {'junction', 'channel'} & system.blocks.out.keys() or isinstance(system, _Whole) else _substitute(begin, system)
+    z, steps = (begin, None) if begin.any() or system.blocks.out.keys()-{'rail', 'relu', 'tanh', 'sigmoid'} or isinstance(system, _Whole) else _substitute(begin, system)
     if steps: return z, dict(newton_steps=0, source_steps=1, substitutions=steps)
     z, steps = _newton(begin, system)
     if steps: return z, dict(newton_steps=steps, source_steps=1)

@@ -22,8 +22,8 @@ import numpy as np, torch
 from tqdm import tqdm
 
 from .bench import bench, race
-from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point, flattened,
-                              voltage_expression, _check_times, _level_1, _nullor_ohm, _options)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Memristor, Mosfet, OpAmp, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, one_chip, one_point, flattened,
+                              entry_of, voltage_expression, _check_times, _level_1, _nullor_ohm, _options)
 from .core import CircuitError, ConfigError, ConvergenceError, EngineError, EngineMissing, EngineTimeout, NetlistError, ShapeError, pick, stream
 from .crossbar import crossbar_circuit
 from .nodal import condition_number, solve, _dense_solver, _Equations, _solve as _solve_nodal, _sparse_solver
@@ -537,6 +537,8 @@ _pyspice_waves = {
     Sine: ('Sinusoidal', lambda w: dict(dc_offset=w.vo, offset=w.vo, amplitude=w.va, frequency=w.freq, delay=w.td, damping_factor=w.theta)),
     PWL: ('PieceWiseLinear', lambda w: dict(values=w.corners))}
 
+def _pyspice_refused(new, c): raise NetlistError(f"{c.label} is a {type(c).__name__}, whose state is held in another way at rest than over time, which a circuit of PySpice's can't say; simulate(engine='pyspice') takes it")
+
 def _pyspice_held(letter, kind):
     def add(new, c):
         if not isinstance(c.held, Waveform): return _pyspice_linear(letter)(new, c)
@@ -552,7 +554,7 @@ _pyspice_elements = {Resistor: _pyspice_linear('R'), Capacitor: _pyspice_linear(
     VoltageSource: _pyspice_held('V', 'Voltage'), CurrentSource: _pyspice_held('I', 'Current'),
     VCVS: lambda new, c: new.VCVS(c.name, *c.nodes, voltage_gain=float(c.gain)), VCCS: lambda new, c: new.VCCS(c.name, *c.nodes, transconductance=float(c.gm)),
     CCCS: lambda new, c: new.CCCS(c.name, c.a, c.b, f'V{c.source}', float(c.gain)), CCVS: lambda new, c: new.CCVS(c.name, c.a, c.b, f'V{c.source}', float(c.gain)),
-    OpAmp: _pyspice_opamp, Diode: _pyspice_diode, **{c: _pyspice_behaviour for c in (Rail, Relu, Tanh, Sigmoid)}}
+    OpAmp: _pyspice_opamp, Diode: _pyspice_diode, Memristor: _pyspice_refused, **{c: _pyspice_behaviour for c in (Rail, Relu, Tanh, Sigmoid)}}
 
 def to_pyspice(self:Circuit
               ): # A `PySpice.Spice.Netlist.Circuit`
@@ -560,7 +562,7 @@ def to_pyspice(self:Circuit
     if self.shape!=(1, 1): raise NetlistError(f"circuit {self.title!r} has (chips, points) {self.shape}; PySpice takes `one_point` of `one_chip` of it")
     from PySpice.Spice.Netlist import Circuit as PySpiceCircuit
     new = PySpiceCircuit(self.title)
-    for c in flattened(self): _pyspice_elements[type(c)](new, c)
+    for c in flattened(self): entry_of(_pyspice_elements, c)(new, c)
     return new
 Circuit.to_pyspice = to_pyspice
 

@@ -15,11 +15,11 @@ from functools import lru_cache
 import numpy as np, torch
 from torch.autograd.function import once_differentiable
 
-from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, flattened, _check_times)
+from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Memristor, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCCS, VCVS, VoltageSource, Waveform, check_circuit, entry_of, flattened, _check_times)
 from .core import CircuitError, ConfigError, ConvergenceError, ShapeError
 from .nodal import mosfet_current, solve
 from .nonideal import thermal_voltage
-from .tracing import Program
+from .tracing import Program, Sloped
 
 # %% ../nbs/34_timedomain.ipynb #d7bb50c2
 _gmin = 1e-15      # siemens beside each junction of a transistor, as in our ngspice decks
@@ -33,7 +33,8 @@ class Network:
     dynamic: tuple
     diodes: tuple         # (from, to, place)
     transistors: tuple    # (drain, gate, source, bulk, sign, body effect?, place)
-    clips: tuple          # (row, input, place or None)
+    clips: tuple          # (row, input, class, place)
+    memories: tuple       # (from, to, state, class, place of x0, with the parameters behind it)
     inputs: tuple         # (row +, row -) of each source
     title: str = field(default='', compare=False)
 
@@ -48,9 +49,9 @@ class _Entries:
         self.row = {n.lower(): k for k,n in enumerate(ckt.nodes)}
         self.branch = {c.label: len(self.row)+k for k,c in enumerate(c for c in ckt if c.branch=='fixed')}
         self.ground = self.row['0'] = len(self.row)+len(self.branch)
-        self.constant, self.linear, self.dynamic, self.diodes, self.transistors, self.clips, self.inputs = ([] for _ in range(7))
+        self.constant, self.linear, self.dynamic, self.diodes, self.transistors, self.clips, self.memories, self.inputs = ([] for _ in range(8))
         self.values, self.signals = [], []
-        for c in ckt: _enter[type(c)](self, c, *(self.row[n.lower()] for n in c.nodes))
+        for c in ckt: entry_of(_enter, c)(self, c, *(self.row[n.lower()] for n in c.nodes))
 
     def place(self, *values):
         "Enter values; the place of the first"
@@ -68,7 +69,7 @@ class _Entries:
         return j
 
     def network(self, ckt):
-        lists = (self.constant, self.linear, self.dynamic, self.diodes, self.transistors, self.clips, self.inputs)
+        lists = (self.constant, self.linear, self.dynamic, self.diodes, self.transistors, self.clips, self.memories, self.inputs)
         return Network(self.ground, len(ckt.nodes), len(self.values), *map(tuple, lists), title=ckt.title)
 
 # %% ../nbs/34_timedomain.ipynb #b132ef19
@@ -101,8 +102,6 @@ def _ccvs(e, c, a, b):
     j = e.fixed(c, a, b)
     e.constant.append((j, e.ground, a, b, 1.)); e.linear.append((j, e.ground, e.current_of(c), e.ground, e.place(-c.gain)))
 
-def _refused(e, c, *_): raise CircuitError(f"{c.label} is a {type(c).__name__}, which this engine does not integrate over time; allowed: engine='ngspice'")
-
 def _opamp(e, c, out, p, m):
     j = e.fixed(c, out, e.ground)
     e.constant.append((j, e.ground, p, m, 1.))
@@ -110,7 +109,7 @@ def _opamp(e, c, out, p, m):
 
 def _clip(e, c, out, inp):
     j = e.fixed(c, out, e.ground)
-    e.constant.append((j, e.ground, out, e.ground, 1.)); e.clips.append((j, inp, e.place(c.v_max) if isinstance(c, Rail) else None))
+    e.constant.append((j, e.ground, out, e.ground, 1.)); e.clips.append((j, inp, type(c), e.place(*c.values().values())))
 
 def _diode(e, c, a, b): e.diodes.append((a, b, e.place(c.i_s, c.n*thermal_voltage)))
 
@@ -121,8 +120,12 @@ def _mosfet(e, c, d, g, s, b):
         e.constant.append((b, end, b, end, _gmin))
         if _is_on(c.i_s): e.diodes.append((*((b, end) if sign>0 else (end, b)), e.place(c.i_s, thermal_voltage)))
 
+def _memristor(e, c, a, b, state):
+    e.memories.append((a, b, state, type(c), e.place(c.x0, *(getattr(c, k) for k in c.parameters()))))
+    e.dynamic.append((state, e.ground, state, e.ground, e.place(c.farad)))
+
 _enter = {Resistor: _resistor, Capacitor: _capacitor, Inductor: _inductor, VoltageSource: _voltage, CurrentSource: _current, VCVS: _vcvs, VCCS: _vccs, OpAmp: _opamp,
-          CCCS: _cccs, CCVS: _ccvs, Rail: _clip, Relu: _clip, Tanh: _refused, Sigmoid: _refused, Diode: _diode, Mosfet: _mosfet}
+          CCCS: _cccs, CCVS: _ccvs, Rail: _clip, Relu: _clip, Tanh: _clip, Sigmoid: _clip, Diode: _diode, Mosfet: _mosfet, Memristor: _memristor}
 
 # %% ../nbs/34_timedomain.ipynb #ae5863a2
 def _columns(terms): return [torch.tensor(c).long() for c in zip(*terms)]
@@ -161,10 +164,16 @@ def currents(net:Network, x:torch.Tensor, # (..., n) unknowns
         beta, vto, lambda_, gamma, phi = (p[..., k+j] for j in range(5))
         v_gs, v_ds, v_bs = (sign*(x[..., i]-x[..., s]) for i in (g, d, b))
         f = _add_up(f, d, s, sign*mosfet_current(v_gs, v_ds, v_bs, beta, vto, gamma, phi, lambda_))
-    for j, inp, k in net.clips:
-        out = x[..., inp].clamp(min=0.) if k is None else torch.minimum(torch.maximum(x[..., inp], -p[..., k]), p[..., k])
+    for j, inp, kind, k in net.clips:
+        out = _clips[kind](x[..., inp]) if kind in _clips else torch.minimum(torch.maximum(x[..., inp], -p[..., k]), p[..., k])
         f = _add_up(f, torch.tensor([net.ground]), torch.tensor([j]), out[..., None])
+    for a, b, state, kind, k in net.memories:
+        v, parameters = x[..., a]-x[..., b], {name: p[..., k+1+q] for q,name in enumerate(kind.parameters())}
+        i, r = kind.current(v, x[..., state], **parameters), kind.farad*kind.rate(v, x[..., state], **parameters)
+        f = _add_up(f, torch.tensor([a, net.ground]), torch.tensor([b, state]), torch.stack([i, r], -1))
     return f[..., :-1]
+
+_clips = {Relu: lambda v: v.clamp(min=0.), Tanh: torch.tanh, Sigmoid: torch.sigmoid}
 
 def right_side(net:Network, inputs:torch.Tensor # (..., sources)
               )->torch.Tensor: # (..., n)
@@ -188,6 +197,20 @@ def _newton(f, x, tol, tries=100):
         if not torch.isfinite(x).all(): return None
         if step.abs().max()<tol: return x
 
+def _states(net):
+    "Rows of the states, and the places of their starts"
+    return torch.tensor([m[2] for m in net.memories]).long(), torch.tensor([m[4] for m in net.memories]).long()
+
+def _held_currents(net, x, p):
+    "i(x, p) at the operating point: states stand at their start"
+    rows, starts = _states(net)
+    return currents(net, x, p).index_copy(-1, rows, x[..., rows]-p[..., starts])
+
+def _first_rates(net, b, x, p):
+    "dq/dt at the operating point, 0 but for states"
+    rows, _ = _states(net)
+    return torch.zeros_like(x).index_copy(-1, rows, (b-currents(net, x, p))[..., rows])
+
 @torch.no_grad()
 def integrate_plain(net:Network, t:torch.Tensor, # (times,) seconds
                     p:torch.Tensor, # (chips, values)
@@ -196,7 +219,8 @@ def integrate_plain(net:Network, t:torch.Tensor, # (times,) seconds
                     tol:float=1e-10 # Volts and amperes of the last Newton step
                    )->torch.Tensor: # (chips, times, n)
     "All unknowns at all times"
-    b, y, xs = right_side(net, inputs), torch.zeros_like(x0), [x0]
+    b, xs = right_side(net, inputs), [x0]
+    y = _first_rates(net, b[:, 0], x0, p)
     for k in range(1, len(t)):
         f, q = 2/(t[k]-t[k-1]), charges(net, xs[-1], p)
         x = _newton(lambda x: currents(net, x, p) + f*(charges(net, x, p)-q) - y - b[:, k], xs[-1], tol)
@@ -220,6 +244,18 @@ def _step_back(net, x, before, p, f, f_next, g, mu):
         dp, = torch.autograd.grad(held, p)
     return lam, lam-mu, -dp
 
+def _first_back(net, x, p, f_next, g, mu):
+    "The recursion's end, at the operating point: dL/db_0, and its part of dL/dp"
+    rows, _ = _states(net)
+    begun = torch.zeros_like(mu).index_copy(-1, rows, mu[..., rows])        # multipliers of the first rates
+    held, G, C = (_jacobian(lambda x: f(net, x, p), x) for f in (_held_currents, currents, charges))
+    goal = g + (f_next*C.mT@mu[..., None] - G.mT@begun[..., None])[..., 0]
+    lam = torch.linalg.solve(held.mT, goal)
+    with torch.enable_grad():
+        p = p.detach().requires_grad_()
+        dp, = torch.autograd.grad((lam*_held_currents(net, x, p) + begun*currents(net, x, p)).sum(), p)
+    return lam.index_copy(-1, rows, mu[..., rows]), -dp
+
 @torch.no_grad()
 def adjoint_plain(net:Network, t:torch.Tensor, # (times,) seconds
                   p:torch.Tensor, # (chips, values)
@@ -229,15 +265,17 @@ def adjoint_plain(net:Network, t:torch.Tensor, # (times,) seconds
     "Derivatives of a scalar of the waveforms"
     f = 2/torch.diff(t, prepend=t.new_tensor([-math.inf]), append=t.new_tensor([math.inf]))
     mu, dp, db = torch.zeros_like(x[:, 0]), torch.zeros_like(p), torch.zeros_like(x)
-    for k in reversed(range(len(t))):
-        db[:, k], mu, part = _step_back(net, x[:, k], x[:, max(k-1, 0)], p, f[k], f[k+1], g[:, k], mu)
+    for k in reversed(range(1, len(t))):
+        db[:, k], mu, part = _step_back(net, x[:, k], x[:, k-1], p, f[k], f[k+1], g[:, k], mu)
         dp += part
-    return dp, db
+    db[:, 0], part = _first_back(net, x[:, 0], p, f[1], g[:, 0], mu)
+    return dp+part, db
 
 # %% ../nbs/34_timedomain.ipynb #500081d8
 def pivot_order(matrix:np.ndarray, # (n, n), typical values
                 pattern:np.ndarray, # (n, n) bool, entries that may ever differ from 0
-                threshold:float=1e-3 # Smallest pivot, as a part of the largest entry of its column
+                threshold:float=1e-3, # Smallest pivot, as a part of the largest entry of its column
+                unsteady:np.ndarray|None=None # (n, n) bool, entries that come and go, as the slope of a ReLU does: pivots only where nothing else is left
                )->tuple: # (row, column) of each pivot
     "An order of elimination that keeps a matrix sparse"
     A, P, n = matrix.copy(), pattern.copy(), len(matrix)
@@ -246,6 +284,8 @@ def pivot_order(matrix:np.ndarray, # (n, n), typical values
         left = P & rows[:,None] & cols
         size = np.abs(A)*left
         usable = left & (size>=threshold*size.max(0)) & (size>0)
+        steady = usable & ~unsteady if unsteady is not None else usable
+        usable = steady if steady.any() else usable
         if not usable.any(): raise CircuitError("the equations have no unique solution: no pivot is left")
         fill = np.where(usable, (left.sum(1)[:,None]-1)*(left.sum(0)-1), n*n)
         decade = np.floor((np.log10(np.maximum(size, 1e-300))+.5)/3)              # coarse, so that small changes of values keep the order, and its program
@@ -367,9 +407,14 @@ class _Step:
         for device in self.net.transistors:
             i, slopes, _ = _channel(self.p, x, device, self.values)
             self._linear_device(A, b, device[0], device[2], i-sum((g*x[c] for c,g in slopes.items()), A.zero), slopes)
-        for j, inp, k in self.net.clips:
-            out, slope = self._clipped(x[inp], k)
+        for j, inp, kind, k in self.net.clips:
+            out, slope = self._clipped(x[inp], kind, k)
             self._linear_device(A, b, self.net.ground, j, out-slope*x[inp], {inp: slope})
+        for memory in self.net.memories:
+            a, c, state, *_ = memory
+            for plus, minus, law in zip((a, self.net.ground), (c, state), _laws_of(x, memory, self.values)):
+                by_v, by_x = (law.slopes.get(k, A.zero) for k in ('v', 'x'))
+                self._linear_device(A, b, plus, minus, law.value-by_v*_across(x, a, c)-by_x*x[state], _merged([(a, by_v), (c, -by_v), (state, by_x)]))
 
     def _linear_device(self, A, b, plus, minus, offset, slopes):
         for r,sign in ((plus, 1.), (minus, -1.)):
@@ -377,9 +422,15 @@ class _Step:
             b[r] = b[r]-sign*offset
             for c,g in slopes.items(): A.put(r, c, sign*g)
 
-    def _clipped(self, v, k):
+    def _clipped(self, v, kind, k):
         p = self.p
-        if k is None: return p.max(v, 0.), p.where(v>0., 1., 0.)
+        if kind is Relu: return p.max(v, 0.), p.where(v>0., 1., 0.)
+        if kind is Tanh:
+            y = 1.-2./(1.+p.exp(2.*v))
+            return y, 1.-y*y
+        if kind is Sigmoid:
+            y = 1./(1.+p.exp(-v))
+            return y, y*(1.-y)
         v_max = self.values[0, k]
         return p.max(-v_max, p.min(v, v_max)), p.where(p.abs(v)<v_max, 1., 0.)
 
@@ -387,14 +438,21 @@ class _Step:
 
 def _across(x, a, b): return x[a]-x[b]
 
+def _laws_of(x, memory, values, by_values=False):
+    "Current of a memristor and of its state's node, with slopes by 'v' and 'x', and by the parameters if asked"
+    a, b, state, kind, k = memory
+    v, s = Sloped(_across(x, a, b), dict(v=1.)), Sloped(x[state], dict(x=1.))
+    parameters = {name: Sloped(values[0, k+1+q], {name: 1.} if by_values else {}) for q,name in enumerate(kind.parameters())}
+    return kind.current(v, s, **parameters), kind.farad*kind.rate(v, s, **parameters)
+
 # %% ../nbs/34_timedomain.ipynb #7aee9e88
 @lru_cache(maxsize=64)
 def _forward_program(net, order, lanes):
-    p = Program([(net.n, False), (net.n_values, False), (len(net.inputs), False), (1, True), (1, True), (1, True)], lanes)
-    xs, values, inputs, rate, smooth, tol = p.arrays
+    p = Program([(net.n, False), (net.n_values, False), (len(net.inputs), False), (1, True), (1, True), (1, True), (len(net.dynamic), False)], lanes)
+    xs, values, inputs, rate, smooth, tol, first = p.arrays
     step, zero = _Step(net, p, values), p.number(0.)
     x = [p.variable(xs[0, i]) for i in range(net.n)]
-    y = [p.variable(0.) for _ in net.dynamic]
+    y = [p.variable(first[0, i]) for i in range(len(net.dynamic))]
     now = lambda: [v.get() for v in x]+[zero]
     volts = [p.variable(_across(now(), a, b)) for a,b,_ in net.diodes]
     with p.loop(1, p.count) as k:
@@ -458,8 +516,12 @@ def _by_value(step, x, before, lam, mu, f):
         for q,v in enumerate(_junction(p, _across(x, a, b), values[0, j], values[0, j+1])[2]): yield j+q, _across(lam, a, b)*v
     for device in net.transistors:
         for q,v in enumerate(_channel(p, x, device, values)[2]): yield device[6]+q, _across(lam, device[0], device[2])*v
-    for row, inp, j in net.clips:
-        if j is not None: yield j, lam[row]*p.where(p.abs(x[inp])<values[0, j], 0., p.where(x[inp]>0., -1., 1.))
+    for memory in net.memories:
+        a, b, state, kind, k = memory
+        i, r = _laws_of(x, memory, values, True)
+        for q,name in enumerate(kind.parameters()): yield k+1+q, _across(lam, a, b)*i.slopes.get(name, p.number(0.))-lam[state]*r.slopes.get(name, p.number(0.))
+    for row, inp, kind, j in net.clips:
+        if kind is Rail: yield j, lam[row]*p.where(p.abs(x[inp])<values[0, j], 0., p.where(x[inp]>0., -1., 1.))
 
 # %% ../nbs/34_timedomain.ipynb #8a771927
 def _grouped(a, lanes):
@@ -500,10 +562,14 @@ class _Run:
         for d, g, s, b, *_ in net.transistors:
             for r in (d, s):
                 for c in (d, g, s, b): ones.put(r, c, 0)
-        for j, inp, _ in net.clips: ones.put(j, inp, 0)
-        pattern = np.zeros((net.n, net.n), bool)
+        for j, inp, *_ in net.clips: ones.put(j, inp, 0)
+        for nodes in (m[:3] for m in net.memories):
+            for r in nodes:
+                for c in nodes: ones.put(r, c, 0)
+        pattern, slopes = (np.zeros((net.n, net.n), bool) for _ in range(2))
         pattern[tuple(zip(*ones))] = True
-        try: return pivot_order(A.numpy(), pattern)
+        for j, inp in ((j, inp) for j, inp, *_ in net.clips if inp<net.n): slopes[j, inp] = True
+        try: return pivot_order(A.numpy(), pattern, unsteady=slopes)
         except CircuitError as e: raise CircuitError(f"circuit {net.title!r}: {e}") from e
 
     def forward(self, p, inputs, x0):
@@ -512,22 +578,31 @@ class _Run:
         values, b = _grouped(p[:, None], lanes), _grouped(inputs, lanes)
         xs = torch.empty(len(b), len(self.t), self.net.n, lanes, dtype=torch.float64)
         xs[:, 0] = _grouped(x0, lanes)
+        rates = _grouped(self._first(x0, p, inputs)[:, None], lanes)
         self.order = self.order or self._order_at(x0[:1], p[:1])
-        stuck = self._run_forward(xs, values, b, lanes)
+        stuck = self._run_forward(xs, values, b, rates, lanes)
         if stuck:
             group, k = stuck
             order = self._order_at(xs[group, k-1, :, 0][None], values[group, 0, :, 0][None])
             if order!=self.order:
                 first, self.order = k, order
-                stuck = self._run_forward(xs, values, b, lanes)
+                stuck = self._run_forward(xs, values, b, rates, lanes)
                 if stuck: k = max(first, stuck[1])          # how far the better of two orders came
         if stuck: raise _stuck(self.net, self.t[k])
         self.xs = xs
         return _ungrouped(xs, len(x0))
 
-    def _run_forward(self, xs, values, b, lanes):
+    def _first(self, x0, p, inputs):
+        "Rates at the start (chips, capacitors and coils): 0, but those of states"
+        net, first = self.net, x0.new_zeros(len(x0), len(self.net.dynamic))
+        rows, _ = _states(net)
+        rates = _first_rates(net, right_side(net, inputs[:, 0]), x0, p)[:, rows]
+        for k,row in enumerate(rows.tolist()): first[:, next(i for i,q in enumerate(net.dynamic) if q[:4]==(row, net.ground)*2)] = rates[:, k]
+        return first
+
+    def _run_forward(self, xs, values, b, first, lanes):
         "Run; (group, step) at which it got stuck, or None"
-        done = _for_groups(_forward_program(self.net, self.order, lanes), len(self.t), (xs, values, b, self.rate, self.smooth, self.tol))
+        done = _for_groups(_forward_program(self.net, self.order, lanes), len(self.t), (xs, values, b, self.rate, self.smooth, self.tol, first))
         return next(((g, -k) for g,k in enumerate(done) if k<=0), None)
 
     def adjoint(self, p, x, g):
@@ -538,7 +613,7 @@ class _Run:
         d_values, mu = torch.zeros_like(values), xs.new_zeros(len(xs), 1, self.net.n, lanes)
         _for_groups(_adjoint_program(self.net, self.order, lanes), len(self.t), (xs, values, self.rate, gs, d_inputs, d_values, mu))
         back = lambda a: _ungrouped(a, len(x))
-        lam, _, part = _step_back(self.net, x[:, 0], x[:, 0], p, 0., self.rate[1], g[:, 0], back(mu)[:, 0])
+        lam, part = _first_back(self.net, x[:, 0], p, self.rate[1], g[:, 0], back(mu)[:, 0])
         d_inputs, lam = back(d_inputs).clone(), torch.nn.functional.pad(lam, (0, 1))
         for j,(plus, minus) in enumerate(self.net.inputs): d_inputs[:, 0, j] = lam[:, plus]-lam[:, minus]
         return back(d_values)[:, 0]+part, d_inputs
@@ -599,8 +674,8 @@ def _start(ckt, net, p, inputs):
     v = solve(ckt).v.detach()
     x = torch.zeros(len(p), net.n, dtype=torch.float64)
     x[:, :net.n_nodes] = v[..., 0, :]
-    b = right_side(net, inputs[:, 0])
-    x = _newton(lambda x: currents(net, x, p)-b, x, 1e-9)
+    b = right_side(net, inputs[:, 0]).index_fill(-1, _states(net)[0], 0.)
+    x = _newton(lambda x: _held_currents(net, x, p)-b, x, 1e-9)
     if x is None: raise ConvergenceError(f"circuit {net.title!r}: the operating point at t = 0 is not found")
     return x
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings, strategies as st
 
 from analognn.circuit import PWL, Circuit, Instance, Param, Pulse, Sine, Subcircuit, check_circuit, flattened, from_netlist, one_chip, one_point, with_parameters
 from analognn.core import AnalogError, CircuitError, NetlistError, ShapeError
+from analognn.memristor import StanfordPKU, VTEAM
 from analognn.nodal import solve
 from analognn.spice import random_circuit, run_ngspice
 
@@ -20,7 +21,7 @@ def circuits(draw):
     node = st.sampled_from(['0', 'gnd', 'a', 'B', '7', 'n_1'])
     for k in range(draw(st.integers(1, 8))):
         a, b, c, d = (draw(node) for _ in range(4))
-        name, kind = f'{draw(words)}_{k}', draw(st.sampled_from('RVIEGDorlVICLMpswFHtS'))
+        name, kind = f'{draw(words)}_{k}', draw(st.sampled_from('RVIEGDorlVICLMpswFHtSm'))
         try:
             if kind=='R': ckt.R(name, a, b, draw(positives))
             elif kind in 'VI': getattr(ckt, kind)(name, a, b, points if draw(st.booleans()) else draw(numbers))
@@ -28,6 +29,7 @@ def circuits(draw):
             elif kind in 'FH': getattr(ckt, kind)(name, a, b, draw(words), draw(numbers))
             elif kind in 'tS': (ckt.tanh if kind=='t' else ckt.sigmoid)(name, a, b)
             elif kind=='D': ckt.D(name, a, b, draw(positives), draw(positives))
+            elif kind=='m' and a not in '0gnd': ckt.add(draw(st.sampled_from([VTEAM, StanfordPKU]))(name, a, b, draw(st.floats(0., 1.)), f'x{k}'))
             elif kind in 'CL': getattr(ckt, kind)(name, a, b, draw(positives))
             elif kind=='M': (ckt.nmos if draw(st.booleans()) else ckt.pmos)(name, a, b, c, d, draw(positives), vto=draw(numbers), gamma=draw(positives), lambda_=draw(positives), i_s=draw(positives))
             elif kind=='p': ckt.V(name, a, b, Pulse(draw(numbers), draw(numbers), *(draw(positives) for _ in range(5))))
@@ -207,7 +209,8 @@ def test_fuzzed_netlists(n, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng, read = random.Random(n), 0
     for _ in range(n):
-        text = mutated(rng, rng.choice([lambda ckt: ckt, with_instances])(random_circuit(rng, rng.randint(2, 12), 'RRVIEGFHKODMra')).netlist())
+        ckt = random_circuit(rng, rng.randint(2, 12), 'RRVIEGFHKODMra').add(VTEAM('x', 'n0', 'n1', rng.random()))
+        text = mutated(rng, rng.choice([lambda ckt: ckt, with_instances])(ckt).netlist())
         try: ckt = from_netlist(text)
         except AnalogError: continue
         assert ckt.netlist()==text

@@ -41,10 +41,17 @@ def inverters(d, ckt):
         ckt.C(f'g{k+1}', f'g{k+1}', '0', d(2e-14, 2e-13))
     return ckt.R('s', 's', '0', d(1e1, 1e3)).C('s', 's', '0', 1e-14)
 
+def neurons(d, ckt):
+    "A loop of leaky summers through activations, which may ring"
+    kinds = ['tanh', 'sigmoid', 'relu']
+    for k in range(1+d.pick(3)):
+        getattr(ckt, kinds[d.pick(3)])(f'{k}', f'y{k}', f'n{k}').R(f'{k}', f'y{k}', f'n{k+1}', d(1e2, 1e3)).R(f'l{k}', f'n{k+1}', '0', d(1e3, 1e4)).C(f'{k}', f'n{k+1}', '0', d(1e-13, 2e-12))
+    return ckt.E('back', 'z', '0', f'n{k+1}', '0', -d(1., 4.)).tanh('back', 'back', 'z').R('back', 'back', 'n1', d(5e2, 5e3))
+
 def random_circuit(k):
-    "The k-th circuit: linear, with diodes, of transistors"
+    "The k-th circuit: linear, with diodes, of transistors, of activations"
     d = Draw(k)
-    return (linear, rectifier, inverters)[k%3](d, Circuit(f'random {k}').V('in', 'n0', '0', wave(d)))
+    return (linear, rectifier, inverters, neurons)[k%4](d, Circuit(f'random {k}').V('in', 'n0', '0', wave(d)))
 
 # Against ngspice
 
@@ -67,7 +74,7 @@ def test_tile_against_ngspice(ngspice):
 
 # Plain and compiled, chips, threads
 
-@pytest.mark.parametrize('k', range(3))
+@pytest.mark.parametrize('k', range(4))
 def test_compiled_is_plain(k):
     answers = []
     for compiled in (True, False):
@@ -91,6 +98,21 @@ def test_chips_are_a_loop_whatever_the_threads(chips):
     for k in range(chips): assert (runs[0].reshape(chips, *runs[0].shape[-2:])[k]-transient(one_chip(many, k), 5e-9, dt).v).abs().max()<1e-7
 
 # Gradients
+
+@pytest.mark.parametrize('kind', ['tanh', 'sigmoid'])
+def test_gradients_through_activations(kind):
+    def run(v):
+        ckt = Circuit('loop').V('in', 'a', '0', Sine(0., 2.*v[0], 2e8)).R('1', 'a', 'b', 1e3*v[1]).C('1', 'b', '0', 1e-12*v[2]).E('1', 'c', '0', 'b', '0', -3.*v[3])
+        getattr(ckt, kind)('1', 'y', 'c').R('2', 'y', 'b', 1e3*v[4])
+        return transient(ckt, 5e-9, 1e-10, tol=1e-11).v[10::10]
+    assert torch.autograd.gradcheck(run, torch.ones(5, dtype=torch.float64, requires_grad=True), eps=1e-6, atol=1e-7, rtol=1e-5)
+
+@pytest.mark.parametrize('kind, exact', [('tanh', torch.tanh), ('sigmoid', torch.sigmoid)])
+def test_activations_far_out(kind, exact):
+    "Hundreds of volts saturate and do not overflow"
+    ckt = Circuit('c').V('1', 'a', '0', PWL(((0., -900.), (1e-9, 900.)))).R('1', 'y', '0', 1e3)
+    sol = transient(getattr(ckt, kind)('1', 'y', 'a'), 1e-9, 1e-11)
+    assert (sol['y']-exact(sol['a'])).abs().max()<1e-14
 
 def driven(r, c, v2, td, pw, freq, corner):
     "A small circuit with every kind of waveform"
