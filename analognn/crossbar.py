@@ -338,8 +338,10 @@ def transistor_cell(g, # (n_out, n_in) conductances of the memory cells, siemens
                     beta # kp w/l of the transistors, A/V^2
                    ): # For `nonlinear_currents`
     "A conductance in series with the transistor that selects it (Shichman and Hodges, 1968, without body effect), as a function of the voltage over both"
-    g = np.asarray(g, np.float64)
-    if not (np.all(np.isfinite(overdrive)) and np.all(np.asarray(overdrive)>0) and np.all(np.asarray(beta)>0)): raise ConfigError(f"overdrive is {overdrive} and beta {beta}; allowed: above 0, and a conductance of 0 for cells that are not selected")
+    g, overdrive, beta = (np.asarray(a, np.float64) for a in (g, overdrive, beta))
+    _check_cells(torch.as_tensor(g))
+    for name, a in (('overdrive', overdrive), ('beta', beta)):
+        if not (np.isfinite(a) & (a>0)).all(): raise ConfigError(f"{name} is {a}; allowed: finite and above 0; cells that are not selected have a conductance of 0")
     def cell(volts):
         s = beta*overdrive+g
         u = 2*g*volts/(s+np.sqrt(np.maximum(s**2-2*beta*g*volts, 0.)))

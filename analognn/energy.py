@@ -24,6 +24,7 @@ from .circuit import Capacitor, Circuit, Mosfet, OpAmp, Rail, Relu, Resistor, Si
 from .core import CircuitError, ConfigError, ShapeError, pick
 from .mapping import stages
 from .nodal import mosfet_current
+from .nonideal import thermal_voltage
 
 # %% ../nbs/43_energy.ipynb #785ba2b0
 def _positive(**values):
@@ -110,13 +111,14 @@ def rail_power(sol:Solution # Of a circuit `with_class_b`
     return -sum(sol[s]*sol.current(s) for s in ('rail_up', 'rail_down'))
 
 # %% ../nbs/43_energy.ipynb #777427a9
-def _channel_power(sol, c):
-    "Watts in the channel of a transistor"
+def _transistor_power(sol, c):
+    "Watts in channel and junctions"
     sign = 1 if c.kind=='nmos' else -1
     v_gs, v_ds, v_bs = (sign*(sol[n]-sol[c.s]) for n in (c.g, c.d, c.b))
-    return v_ds*mosfet_current(v_gs, v_ds, v_bs, c.kp*c.w/c.l, sign*c.vto, c.gamma, torch.as_tensor(c.phi, dtype=v_gs.dtype), c.lambda_)
+    channel = v_ds*mosfet_current(v_gs, v_ds, v_bs, c.kp*c.w/c.l, sign*c.vto, c.gamma, torch.as_tensor(c.phi, dtype=v_gs.dtype), c.lambda_)
+    return channel + sum(v*c.i_s*torch.expm1(v/thermal_voltage) for v in (v_bs, v_bs-v_ds))
 
-_powers = {Resistor: lambda sol, c, v: v**2/c.ohm, VoltageSource: lambda sol, c, v: v*sol.current(c.name), Mosfet: lambda sol, c, v: _channel_power(sol, c)}
+_powers = {Resistor: lambda sol, c, v: v**2/c.ohm, VoltageSource: lambda sol, c, v: v*sol.current(c.name), Mosfet: lambda sol, c, v: _transistor_power(sol, c)}
 
 def dissipation(ckt:Circuit, # Of resistors, capacitors, transistors and voltage sources
                 sol:Solution # Its solution over time

@@ -93,3 +93,13 @@ def test_transistor_cell_solves_both_equations(g, overdrive, beta, v):
     v_gs = torch.tensor(overdrive, dtype=torch.float64)
     channel = mosfet_current(v_gs, torch.tensor(u, dtype=torch.float64), torch.tensor(0., dtype=torch.float64), beta, 0., 0., torch.tensor(.6, dtype=torch.float64), 0.).item()
     assert i==pytest.approx(channel, rel=1e-6, abs=1e-9*g) and di>=0 and i*v>=0
+
+@pytest.mark.parametrize('given, said', [((-1e-4, 1., 1e-3), 'g has entries'), ((float('nan'), 1., 1e-3), 'g has entries'), ((1e-4, 0., 1e-3), 'overdrive is 0.0'), ((1e-4, 1., float('inf')), 'beta is inf')])
+def test_transistor_cell_refuses(given, said):
+    g, *rest = given
+    with pytest.raises(ConfigError, match=said): transistor_cell([[g]], *rest)
+
+def test_transistor_cell_takes_values_for_each_cell():
+    g, overdrive, volts = torch.full((2, 3), 1e-4), torch.tensor([[1.], [.5]]), np.full((2, 3), .4)
+    both = transistor_cell(g, overdrive, [1e-3, 2e-3, 3e-3])(volts)[0]
+    assert both.shape==(2, 3) and (both[0]>both[1]).all() and (np.diff(both, axis=1)>0).all()

@@ -147,3 +147,8 @@ def test_dissipation_has_chips():
     ckt = coupled_tile(rleak=torch.tensor([[8e6], [4e6]], dtype=torch.float64))
     parts = dissipation(ckt, transient(ckt, 10e-9, 2e-11))
     assert parts['Rleak_0'].shape==(2,) and parts['Rleak_0'][1]>parts['Rleak_0'][0]
+
+def test_dissipation_counts_junctions():
+    ckt = Circuit('forward bulk').V('dd', 'd', '0', -.65).V('g', 'g', '0', 1.5).nmos('1', 'd', 'g', '0', '0', 1e-6, kp=1e-4, vto=.4).R('s', 'd', '0', 1e4)
+    parts = {k: v.item() for k, v in dissipation(ckt, transient(ckt, 1e-9, 1e-11)).items()}
+    assert abs(sum(parts.values()))<1e-6*-parts['Vdd'] and parts['M1']>5e-13
