@@ -218,7 +218,7 @@ class SearchConfig(Config):
     batch_size: int = Field(64, ge=1, description='samples a step')
     chips: int = Field(64, ge=2, le=100_000, description='chips that robustness is counted on')
     look_chips: int = Field(8, ge=2, le=100_000, description='chips of the early look')
-    margin: float|None = Field(.1, ge=0, le=1, description='a candidate is stopped if the front is better by this in accuracy, robustness and the decades of energy, and no worse in area; null: none is stopped')
+    margin: float|None = Field(.3, ge=0, le=1, description='a candidate is stopped if the front is better by this in accuracy, robustness and the decades of energy, and no worse in area; null: none is stopped')
     method: Literal['evolution', 'random'] = Field('evolution', description='evolution: NSGA-II; random: the control')
     trials: int = Field(100, ge=1, le=1_000_000, description='candidates, stopped ones included')
     population: int = Field(16, ge=2, le=10_000, description='of the evolution')
@@ -543,6 +543,6 @@ def _thousand_chips():
 def bench_search(mode:str # 'quick', 'default' or 'full'
                 )->dict:
     "Evolutionary against random search at equal numbers of candidates, and the time of 1000 chips"
-    seeds, trials, names = dict(quick=(2, 12, ['iris']), default=(5, 96, ['iris', 'digits']), full=(20, 200, ['iris', 'digits']))[mode]
+    seeds, trials, names = dict(quick=(2, 6, ['iris']), default=(5, 96, ['iris', 'digits']), full=(20, 200, ['iris', 'digits']))[mode]
     jobs = [(name, method, seed, trials) for name in names for seed in range(seeds) for method in ('evolution', 'random')]
     return dict(trials=trials, chips_1000_seconds=_thousand_chips(), looks={name: _searched[name]['look_epochs']/_searched[name]['epochs'] for name in names}, runs=pmap(_search_job, jobs))
