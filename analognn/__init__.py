@@ -33,6 +33,7 @@ _names = {module: names.split() for module, names in dict(
     corners = 'over_time sweep_hardware',
     energy = 'energy_report network_energy',
     adversarial = 'weight_attack',
+    search = 'SearchConfig run_search',
     temporal = 'TemporalConfig run_temporal',
     geosparse = 'GeoSparseConfig GeoSparseLinear GeoSparseNet geo_connectivity',
     geo_estimators = 'GeoSparseClassifier GeoSparseRegressor',
