@@ -373,9 +373,14 @@ def _races(result, path=()):
     else:
         for k,v in result.items(): yield from _races(v, (*path, k))
 
-def _range(r, what='ratio'):
-    "A value with its interval, of a row of a race"
-    low, mid, high = (float(r[f'{what}{end}']) for end in ('_low', '', '_high'))
+def _without_races(result):
+    "What else is in a result"
+    if not isinstance(result, dict): return result
+    return {k: rest for k,v in result.items() if (rest := _without_races(v))!={}} if 'race' not in result else {}
+
+def _range(r):
+    "A ratio with its interval, of a row of a race"
+    low, mid, high = (float(r[k]) for k in ('ratio_low', 'ratio', 'ratio_high'))
     return f'{mid:.3g}' if low==high else f'{mid:.3g} ({low:.3g} to {high:.3g})'
 
 def _table(head, rows):
@@ -398,8 +403,8 @@ def bench_page(found:dict # Content of the JSON file of `run_all_benches`
     parts = [f"# All benches ({found['mode']})", '## Machine', _table(('', ''), _machine(found['environment']).items()), '## Benches', _table(('bench', 'status', 'time', 'reason'), status),
              '## Ratios', 'Median time of each contender over that of its baseline, with a 95% interval.', _table(('race', 'contender', 'median', 'ratio'), ratios), '## Numbers']
     for n,b in benches.items():
-        tables = [t for t in _tables(b['result']) if t and '| contender |' not in t] if b['status']=='done' and 'race' not in b['result'] else []
-        parts += [f'### {n}', *tables] if any('|' in t for t in tables) else []
+        tables = [t for t in _tables(_without_races(b.get('result', {}))) if t]
+        parts += [f'### {n}', *tables] if tables else []
     return Markdown('\n\n'.join(p.strip() for p in parts)+'\n')
 
 # %% ../nbs/03_bench.ipynb #0873738f
@@ -460,5 +465,6 @@ def bench_imports(mode:str # 'quick', 'default' or 'full'
                  )->Race:
     "What importing a library costs on top of torch, each time in a fresh process"
     start = lambda code: lambda: subprocess.run([sys.executable, '-c', 'import torch; '+code], check=True)
-    contenders = {('torch alone' if not code else name): start(code) for name,code in _imports.items()}
+    which = dict(quick=('torch', 'pandas', 'iris')).get(mode, _imports)
+    contenders = {('torch alone' if name=='torch' else name): start(_imports[name]) for name in which}
     return race(contenders, rounds=dict(quick=1, default=5, full=25)[mode], warmup=0, min_time=0.)

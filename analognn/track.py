@@ -10,6 +10,8 @@ __all__ = ['flat', 'run_numbers', 'needs_mlflow', 'log_mlflow', 'compose', 'plot
 import math, re
 from pathlib import Path
 
+import yaml
+
 from .core import AnalogError, ConfigError, read_json, write_atomic
 
 # %% ../nbs/69_track.ipynb #5f6ff062
@@ -88,7 +90,7 @@ def compose(cls, # A `Config` class, such as `PipelineConfig`
         called = _called(OmegaConf.to_container(composed))
         if called: raise ConfigError(called)
         return cls.make(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
-    except (HydraException, OmegaConfBaseException) as e: raise ConfigError(f"{folder.name}/{name}: {' '.join(str(e).split())}") from e
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as e: raise ConfigError(f"{folder.name}/{name}: {' '.join(str(e).split())}") from e
 
 # %% ../nbs/69_track.ipynb #38a50889
 def _subplots(*titles):

@@ -69,7 +69,7 @@ def test_a_composed_configuration_is_that_of_one_file(folder):
     assert changed==PipelineConfig.make(dict(run=dict(repeats=9), model=dict(hidden=[5, 6], lr=1e-3), hardware=dict(mismatch=.1, gain=math.inf), dataset=dict(name='wine')))
 
 @pytest.mark.parametrize('name, overrides, said', [('config', ['hardware=none_such'], 'none_such'), ('config', ['hardware.mismatch=.5'], 'hardware.mismatch: 0.5 given'), ('missing', [], 'missing'),
-                                                   ('config', ['run.repeat=1'], 'repeat'), ('config', ['+run.repeat=1'], 'run.repeat: unknown key'), ('config', ['run.repeats=[1'], 'run.repeats'),
+                                                   ('config', ['run.repeat=1'], 'repeat'), ('config', ['+run.repeat=1'], 'run.repeat: unknown key'), ('config', ['run.repeats=[1'], "input '[1'"),
                                                    ('config', ["run.repeats='3'"], "run.repeats: '3' given"), ('config', ['run.repeats=???'], 'run.repeats'), ('config', ['run.repeats=${nothing}'], 'nothing')])
 def test_bad_compositions_are_refused(folder, name, overrides, said):
     with pytest.raises(ConfigError, match=re.escape(said)): compose(PipelineConfig, folder, name, overrides)
