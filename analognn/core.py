@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['AnalogError', 'ConfigError', 'ShapeError', 'CircuitError', 'NetlistError', 'ConvergenceError', 'EngineError',
            'EngineMissing', 'EngineTimeout', 'pick', 'stream_seed', 'stream', 'write_atomic', 'plain', 'write_json',
-           'read_json', 'read_yaml', 'read_overrides', 'Config', 'RunFolder', 'open_run', 'as_done', 'pmap',
-           'one_thread', 'environment']
+           'read_json', 'read_yaml', 'read_overrides', 'Config', 'RunFolder', 'open_run', 'check_backend', 'as_done',
+           'pmap', 'one_thread', 'environment']
 
 # %% ../nbs/00_core.ipynb #1d288a38
-import difflib, hashlib, io, json, math, os, platform, re, shutil, subprocess, tempfile
+import difflib, hashlib, io, json, math, os, platform, re, shutil, socket, subprocess, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -311,14 +311,20 @@ def _dask(f, jobs, n_workers, address):
             try: yield future.result()
             except KilledWorker as e: yield number[future.key], e
 
+def _knock(address, patience=10):
+    "An `OSError` if nobody listens at 'host:port' or 'ray://host:port'"
+    host, _, port = address.rpartition('://')[2].rpartition(':')
+    socket.create_connection((host, int(port)), patience).close()
+
 def _ray(f, jobs, n_workers, address):
     "Numbered results, or exceptions of lost jobs, from a Ray cluster"
     import ray
-    from ray.exceptions import WorkerCrashedError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError
     ours = not ray.is_initialized()
     try:
+        if address and ':' in address: _knock(address)        # Ray itself would wait for minutes
         if ours: ray.init(address, num_cpus=None if address else n_workers, include_dashboard=False, log_to_driver=False, logging_level='ERROR')
-    except (ConnectionError, ValueError, RuntimeError) as e: raise ConfigError(f"address is {address!r}: no Ray cluster answers there ({str(e).splitlines()[0]})") from e
+    except (OSError, ValueError, RuntimeError) as e: raise ConfigError(f"address is {address!r}: no Ray cluster answers there ({str(e).splitlines()[0]})") from e
     try:
         task = ray.remote(_numbered)
         shared = ray.put(f)
@@ -328,20 +334,24 @@ def _ray(f, jobs, n_workers, address):
             i = number.pop(done)
             try: yield ray.get(done)
             except RayTaskError as e: raise e.cause from e
-            except WorkerCrashedError as e: yield i, e
+            except RayError as e: yield i, e
     finally:
         if ours: ray.shutdown()
 
 _clusters = dict(dask=(_dask, 'distributed', 'sweep'), ray=(_ray, 'ray', 'ray'))       # what runs it, the library and the extra it needs
 
 # %% ../nbs/00_core.ipynb #69a89e23
-def _workers(n_items, n_workers, backend, address):
-    "Number of workers and backend, checked"
+def check_backend(backend:str|None, address:str|None=None): # As in `as_done`
+    "A `ConfigError` for a backend that is unknown, lacks its library, or has no address"
     if backend not in (None, 'loky', 'threading', *_clusters): raise ConfigError(f"backend is {backend!r}; allowed: loky, threading, {', '.join(_clusters)}")
     if address is not None and backend not in _clusters: raise ConfigError(f"address is {address!r}, and backend {backend!r}; an address is that of a cluster, so that backend is one of {', '.join(_clusters)}")
+    if backend in _clusters and find_spec(_clusters[backend][1]) is None: raise ConfigError(f"backend={backend!r} needs {backend}: pip install 'analognn[{_clusters[backend][2]}]'")
+
+def _workers(n_items, n_workers, backend, address):
+    "Number of workers and backend, checked"
+    check_backend(backend, address)
     n_workers = min(os.cpu_count() or 1, n_items) if n_workers is None else n_workers
     if n_workers<0 or (n_workers==0 and n_items): raise ConfigError(f"n_workers is {n_workers}; allowed: 1 or more")
-    if backend in _clusters and find_spec(_clusters[backend][1]) is None: raise ConfigError(f"backend={backend!r} needs {backend}: pip install 'analognn[{_clusters[backend][2]}]'")
     return n_workers, backend or 'loky'
 
 def _results(f, jobs, n_workers, backend, address, batch):

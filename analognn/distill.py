@@ -428,7 +428,7 @@ def bench_distill(mode:str # 'quick', 'default' or 'full'
                  )->dict:
     "Four students from several seeds, and one of them on hardware with each error"
     from tqdm import tqdm
-    seeds, chips, change = dict(quick=(2, 2, dict(samples=600, epochs=1)), default=(5, 5, {}), full=(10, 10, dict(samples=20_000)))[mode]
+    seeds, chips, change = dict(quick=(2, 2, dict(samples=150, epochs=1)), default=(5, 5, {}), full=(10, 10, dict(samples=20_000)))[mode]
     cfg = default_distill().model_copy(update=dict(change, compareProjection=False))
     few = [Path(find_spec('numpy').origin).parent] if mode=='quick' else None          # all libraries take half a minute to read
     records, rows, kept = load_records(cfg, folders=few), {name: [] for name in _students}, None

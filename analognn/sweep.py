@@ -16,7 +16,7 @@ import torch
 
 # %% ../nbs/04_sweep.ipynb #5188c30d
 from .bench import bench, import_declaring, package_folder
-from .core import AnalogError, Config, ConfigError, as_done, environment, one_thread, open_run, pick, stream
+from .core import AnalogError, Config, ConfigError, as_done, check_backend, environment, one_thread, open_run, pick, stream
 
 # %% ../nbs/04_sweep.ipynb #08745c95
 def grid(**axes # Values of each argument, in a list, tuple, range or array
@@ -110,6 +110,7 @@ def run_sweep(f, # f(**point) -> a dict of results, or a single value
              ): # A pandas DataFrame with a row for each point, in the order of `points`
     "Compute the points that the table does not hold yet, each written down as it is finished"
     import pandas as pd
+    check_backend(backend, address)
     path, points = Path(path), list(points)
     if not all(isinstance(p, dict) for p in points): raise ConfigError("points are dicts of arguments")
     by_key = {_key(t): (t, p) for t,p in ((_json(p, 'point'), p) for p in points)}
@@ -160,12 +161,13 @@ def _points_of(spec):
 def run_study(spec:SweepSpec, out=None, # Folder; None: a new one under runs/, or the unfinished one of the same spec
               force:bool=False, # Empty the folder if it holds another run
               progress:bool=True, # Show a progress bar?
-              **workers # `n_workers`, `backend` and `address` of `run_sweep`
+              n_workers:int|None=None, backend:str|None=None, address:str|None=None # As in `as_done`
              )->Path: # The folder
     "Compute the points of a spec that its folder does not hold yet, and write the study's files"
+    check_backend(backend, address)
     point, _, finish = pick(_studies, spec.study, 'study')
     points, run = _points_of(spec), open_run(spec.digest(), out, force)
-    table = run_sweep(point, points, run.path/'points.db', progress=progress, **workers)
+    table = run_sweep(point, points, run.path/'points.db', n_workers, backend, address, progress)
     run.finish(environment=environment(), spec=spec, **(finish(run.path, table) or {}))
     return run.path
 
