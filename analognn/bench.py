@@ -409,7 +409,8 @@ def bench_page(found:dict # Content of the JSON file of `run_all_benches`
 
 # %% ../nbs/03_bench.ipynb #0873738f
 def _notch(row):
-    "Interval of a median, for comparing it with another one"
+    "Interval of a median, for comparing it with another one; of a few rounds there is none"
+    if row['rounds']<5: return -math.inf, math.inf
     half = 1.57*(row['q3']-row['q1'])/row['rounds']**.5
     return row['median']-half, row['median']+half
 

@@ -165,7 +165,7 @@ def bench_detectors(mode:str # 'quick', 'default' or 'full': 2, 5 or 10 seeds
     seeds, steps, clocks = dict(quick=(2, 2, (1.,)), default=(5, 120, (.25, .5, 1., 2., 4.)), full=(10, 120, (.25, .5, 1., 2., 4.)))[mode]
     contenders = {'spiking, trained nominal': lambda *a: _analog(a[0], 0., *a[1:]), 'spiking, trained over chips': lambda *a: _analog(a[0], .05, *a[1:])}
     contenders |= {f'clocked, {c:g} GHz': lambda *a, c=c: _digital(a[0], c, *a[1:]) for c in clocks}
-    found, by_seed, val, test = {}, {}, order_patterns(200, stream(0, 'validation')), order_patterns(100 if mode=='quick' else 1000, stream(0, 'held out'))
+    found, by_seed, val, test = {}, {}, order_patterns(40 if mode=='quick' else 200, stream(0, 'validation')), order_patterns(100 if mode=='quick' else 1000, stream(0, 'held out'))
     with one_thread():
         for name,f in contenders.items():
             rows = by_seed[name] = [f(seed, steps, val, test) for seed in range(seeds)]
