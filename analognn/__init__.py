@@ -40,6 +40,7 @@ _names = {module: names.split() for module, names in dict(
     geo_tiles = 'TiledLinear tile_plan',
     tcn = 'TCNBlock TCNEncoder causal_conv1d',
     distill = 'DistillConfig run_distill',
+    track = 'compose log_mlflow',
     report = 'make_report',
     pipeline = 'PipelineConfig run_pipeline',
 ).items()}

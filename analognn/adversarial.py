@@ -334,6 +334,6 @@ def _adversarial_run(job):
 def bench_adversarial(mode:str # 'quick', 'default' or 'full'
                      )->dict:
     "Training against the worst chip, against random chips, sharpness-aware and plain, at equal numbers of gradients"
-    seeds, budget, effort, sizes = dict(quick=(2, 5, dict(steps=3, restarts=1), [.1]), default=(5, 80, dict(steps=20, restarts=3), [.1, .3]), full=(20, 200, dict(steps=50, restarts=8), [.1, .2, .3]))[mode]
+    seeds, budget, effort, sizes = dict(quick=(2, 2, dict(steps=2, restarts=1), [.1]), default=(5, 80, dict(steps=20, restarts=3), [.1, .3]), full=(20, 200, dict(steps=50, restarts=8), [.1, .2, .3]))[mode]
     jobs = [(name, seed, sizes, budget, effort) for name in _studied for seed in range(seeds)]
     return dict(runs=[row for rows in pmap(_adversarial_run, jobs) for row in rows], curve=_curve, sure=_sure)

@@ -30,14 +30,25 @@ def _end(v): return f'{v:.4f}' if isinstance(v, float) else v
 # %% ../nbs/72_cli.ipynb #dac753e5
 def _run(args):
     "`analognn run`"
-    from analognn.core import read_json
+    from analognn.core import read_json, read_overrides
     from analognn.pipeline import PipelineConfig, run_pipeline
     cfg = PipelineConfig.load(args.config) if args.config else PipelineConfig()
-    given = {k: getattr(args, k) for k in ('engine', 'repeats', 'workers') if getattr(args, k) is not None}
-    cfg = PipelineConfig.make({**cfg.model_dump(), 'run': {**cfg.run.model_dump(), **given}})
+    given = {f'run.{k}': getattr(args, k) for k in ('engine', 'repeats', 'workers') if getattr(args, k) is not None}
+    cfg = cfg.changed(read_overrides(args.override) | given)
+    track = _tracker(args.track) if args.track else None
     folder = run_pipeline(cfg, args.out, args.force, progress=sys.stderr.isatty())
+    if track: track(folder)
     print(summary(read_json(folder/'results.json')), f"\nreport: {folder/'report.html'}", sep='\n')
     gc.freeze()      # the interpreter's last search for garbage would take almost a second
+
+def _tracker(text):
+    "What `--track mlflow` or `--track mlflow:URI` does with a finished folder"
+    from analognn.core import ConfigError
+    from analognn.track import log_mlflow, needs_mlflow
+    name, _, uri = text.partition(':')
+    if name!='mlflow': raise ConfigError(f"--track is {text!r}; allowed: mlflow, or mlflow:URI such as mlflow:sqlite:///runs.db")
+    needs_mlflow()
+    return lambda folder: log_mlflow(folder, uri or None)
 
 def _config(args):
     "`analognn config`"
@@ -85,17 +96,28 @@ def _distill(args):
 
 def _bench(args):
     "`analognn bench`"
-    from analognn.bench import bench_names, bench_table, run_bench
+    from analognn.bench import bench_names, bench_table, compare_benches, run_all_benches, run_bench
+    if args.compare: return print(compare_benches(*args.compare))
     if args.name is None: return print('\n'.join(bench_names()))
     mode = 'quick' if args.quick else 'full' if args.full else 'default'
+    if args.name=='all':
+        return _all_benches(run_all_benches(mode, args.out, args.force))
     path = run_bench(args.name, mode, args.out)
     print(f"{bench_table(args.name, mode, args.out)}\nresults: {path}")
 
 
+def _all_benches(page):
+    "Show the page; a bench that failed is a failure of the command"
+    from analognn.core import AnalogError, read_json
+    print(f"{page.read_text()}\nresults: {page.with_suffix('.json')}\npage: {page}")
+    failed = [n for n,b in read_json(page.with_suffix('.json'))['benches'].items() if b['status']=='failed']
+    if failed: raise AnalogError(f"failed: {', '.join(failed)}")
+
 def _sweep(args):
+
     "`analognn sweep`"
     from analognn.sweep import load_spec, run_study
-    folder = run_study(load_spec(args.spec), args.out, args.force, args.workers, progress=sys.stderr.isatty())
+    folder = run_study(load_spec(args.spec), args.out, args.force, progress=sys.stderr.isatty(), n_workers=args.workers, backend=args.backend, address=args.address)
     summary = folder/'summary.csv'
     print(*([summary.read_text()] if summary.exists() else []), f"results: {folder}", sep='\n')
 
@@ -122,6 +144,8 @@ def parser()->argparse.ArgumentParser:
     run.add_argument('--engine', help='last level of the ladder: auto, ngspice, pyspice or nodal')
     run.add_argument('--repeats', type=int, metavar='N', help='number of chips')
     run.add_argument('--workers', type=int, metavar='N', help='number of processes; the results do not depend on it')
+    run.add_argument('--override', action='append', default=[], metavar='FIELD=VALUE', help='another value for a field of the configuration, such as hardware.mismatch=.02; may be given often')
+    run.add_argument('--track', metavar='mlflow[:URI]', help='log the finished run to MLflow')
     _with_folder(run, do=_run)
     config = commands.add_parser('config', help='print the default configuration of a command, with comments')
     config.add_argument('command_of', nargs='?', default='run', choices=('run', 'temporal', 'distill', 'search'), help='whose; by default that of run')
@@ -135,15 +159,19 @@ def parser()->argparse.ArgumentParser:
     distill = commands.add_parser('distill', help='teach a small temporal network what a sentence encoder knows')
     distill.add_argument('config', nargs='?', help='JSON file with everything; without one, the default that `analognn config distill` prints')
     _with_folder(distill, do=_distill)
-    bench = commands.add_parser('bench', help='run a benchmark, or list them')
-    bench.add_argument('name', nargs='?', help='which one; without it, the names')
+    bench = commands.add_parser('bench', help='run a benchmark or all of them, list or compare them')
+    bench.add_argument('name', nargs='?', help='which one, or all; without it, the names')
+    bench.add_argument('--compare', nargs=2, metavar=('A', 'B'), help='two result files, of single benches or of all: what differs')
     size = bench.add_mutually_exclusive_group()
     size.add_argument('--quick', action='store_true', help='fewer rounds'); size.add_argument('--full', action='store_true', help='everything, for hours if need be')
-    bench.add_argument('--out', metavar='DIR', help='folder for the result file; by default nbs/bench in a checkout, else ./bench')
+    bench.add_argument('--out', metavar='DIR', help='folder for the result file; by default nbs/bench in a checkout, else ./bench; of all: a new one under runs/, or the unfinished one')
+    bench.add_argument('--force', action='store_true', help='all: empty the output folder if it holds another run')
     bench.set_defaults(do=_bench)
     sweep = commands.add_parser('sweep', help='compute the points of a study')
     sweep.add_argument('spec', help='YAML or JSON file, or the name of a spec that comes with the package, such as geosparse')
     sweep.add_argument('--workers', type=int, metavar='N', help='points at once, by default one for each core')
+    sweep.add_argument('--backend', metavar='NAME', help='who computes: loky (processes of this machine, the default), threading, dask or ray')
+    sweep.add_argument('--address', metavar='URL', help='scheduler of a Dask or Ray cluster, such as tcp://machine:8786; by default a cluster on this machine')
     _with_folder(sweep, do=_sweep)
     search = commands.add_parser('search', help='search for networks and hardware that nothing else beats')
     search.add_argument('config', nargs='?', help='YAML or JSON file; without one, the default that `analognn config search` prints')
@@ -157,7 +185,7 @@ def main(argv:list|None=None # Arguments; None: those of the command line
     args = parser().parse_args(argv)
     try: args.do(args)
     except KeyboardInterrupt:
-        print('\ninterrupted'+('; the same command goes on where it stopped' if args.command in ('run', 'temporal', 'distill', 'sweep', 'search') else ''), file=sys.stderr)
+        print('\ninterrupted'+('; the same command goes on where it stopped' if args.command in ('run', 'temporal', 'distill', 'sweep', 'search') or getattr(args, 'name', None)=='all' else ''), file=sys.stderr)
         return 130
     except Exception as e: return _explain(e)
     return 0

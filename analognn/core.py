@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['AnalogError', 'ConfigError', 'ShapeError', 'CircuitError', 'NetlistError', 'ConvergenceError', 'EngineError',
            'EngineMissing', 'EngineTimeout', 'pick', 'stream_seed', 'stream', 'write_atomic', 'plain', 'write_json',
-           'read_json', 'read_yaml', 'Config', 'RunFolder', 'open_run', 'pmap', 'one_thread', 'environment']
+           'read_json', 'read_yaml', 'read_overrides', 'Config', 'RunFolder', 'open_run', 'check_backend', 'as_done',
+           'pmap', 'one_thread', 'environment']
 
 # %% ../nbs/00_core.ipynb #1d288a38
-import difflib, hashlib, io, json, math, os, platform, re, shutil, subprocess, tempfile
+import difflib, hashlib, io, json, math, os, platform, re, shutil, socket, subprocess, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, torch, yaml
@@ -119,6 +122,17 @@ def read_yaml(path # A YAML or JSON file
     try: return yaml.load(Path(path).read_text(), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e: raise ConfigError(f"{path} can't be read: {e}") from e
 
+def read_overrides(pairs # Texts such as 'hardware.mismatch=.02', the value in YAML
+                  )->dict: # Values by name
+    "Fields of a configuration as one gives them on a command line"
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition('=')
+        if not (name and equals): raise ConfigError(f"{pair!r} given; allowed: a field and its value, such as hardware.mismatch=.02")
+        try: found[name.strip()] = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError as e: raise ConfigError(f"{pair!r} can't be read: {e}") from e
+    return found
+
 # %% ../nbs/00_core.ipynb #a4f0632c
 def _complain(errors, cls):
     "One line for each of pydantic's errors: the field's path, what was given, what is allowed"
@@ -153,6 +167,19 @@ class Config(BaseModel):
             )->'Config':
         "The configuration in a file"
         return cls.make(read_yaml(path))
+
+    def changed(self, dotted:dict # Values by the dotted names of their fields, such as 'bath.depth'
+               )->'Config':
+        "A checked copy in which some fields have other values"
+        values = self.model_dump()
+        for name,value in dotted.items():
+            *sections, field = name.split('.')
+            table = values
+            for s in sections:
+                table = table.setdefault(s, {})
+                if not isinstance(table, dict): raise ConfigError(f"{name}: unknown key; {s} is a single value")
+            table[field] = value
+        return self.make(values)
 
     def digest(self, leave_out:set|None=None # Fields that do not change the result
               )->str: # 16 hexadecimal digits
@@ -246,41 +273,116 @@ def _point(link, target):
     os.replace(scratch, link)
 
 # %% ../nbs/00_core.ipynb #255ba3ac
-def pmap(f, # Called with one item; a function that a new process can import
-         items, # What to call it with
-         n_workers:int|None=None, # Processes; None: one for each core, but not more than items
-         backend:str|None=None, # 'loky' (processes), 'threading', 'dask' or 'ray'; None: 'loky'
-         progress:bool=True # Show a progress bar?
-        )->list: # Results in the order of `items`
-    "`[f(o) for o in items]`, in parallel; one worker means a plain loop in this process"
-    from tqdm import tqdm
-    items = list(items)
-    n_workers = min(os.cpu_count() or 1, len(items)) if n_workers is None else n_workers
-    if n_workers<0 or (n_workers==0 and items): raise ConfigError(f"n_workers is {n_workers}; allowed: 1 or more")
-    if backend not in (None, 'loky', 'threading', 'dask', 'ray'): raise ConfigError(f"backend is {backend!r}; allowed: loky, threading, dask, ray")
-    bar = dict(total=len(items), disable=not progress, leave=False)
-    if n_workers<=1 and backend in (None, 'loky', 'threading'): return [f(o) for o in tqdm(items, **bar)]
+def _numbered(f, job):
+    "The number of a job, and what `f` makes of its item"
+    return job[0], f(job[1])
+
+def _joblib(f, jobs, n_workers, backend, batch):
+    "Numbered results from processes or threads of this machine"
+    from concurrent.futures.process import BrokenProcessPool
     from joblib import Parallel, delayed, parallel_config
-    if backend in _clusters: _clusters[backend]()
-    with parallel_config(backend=backend or 'loky', n_jobs=n_workers, **_lingering.get(backend or 'loky', {})):
-        return list(tqdm(Parallel(return_as='generator')(delayed(f)(o) for o in items), **bar))
+    with parallel_config(backend=backend, n_jobs=n_workers, **_lingering.get(backend, {})): pool = Parallel(return_as='generator_unordered', batch_size=batch)
+    try: yield from pool(delayed(_numbered)(f, j) for j in jobs)
+    except BrokenProcessPool as e: raise EngineError(f"a worker process died, killed by the system (often for want of memory) or by a crash: {str(e).splitlines()[0]}") from e
 
 _lingering = dict(loky=dict(idle_worker_timeout=5))   # seconds; joblib's 300 would keep a finished process waiting
 
-def _needs(backend):
-    "The error for a cluster's library that is not installed"
-    return ConfigError(f"backend={backend!r} needs {backend}: pip install 'analognn[sweep]'")
+# %% ../nbs/00_core.ipynb #fe84786f
+@contextmanager
+def _dask_client(n_workers, address, patience=10):
+    "A client of the scheduler at `address`; without one, of a new cluster on this machine"
+    from distributed import Client, LocalCluster
+    if address is None:
+        with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster, set_as_default=False) as client: yield client
+        return
+    try: client = Client(address, timeout=patience, set_as_default=False)
+    except (OSError, ValueError) as e: raise ConfigError(f"address is {address!r}: no Dask scheduler answers there ({str(e).splitlines()[0]})") from e
+    with client: yield client
 
-def _register_ray():
-    try: from ray.util.joblib import register_ray
-    except ImportError as e: raise _needs('ray') from e
-    register_ray()
+def _dask(f, jobs, n_workers, address):
+    "Numbered results, or exceptions of lost jobs, from a Dask cluster"
+    from distributed import KilledWorker, as_completed
+    with _dask_client(n_workers, address) as client:
+        futures = client.map(partial(_numbered, f), jobs, pure=False)
+        number = {future.key: i for future,(i,_) in zip(futures, jobs)}
+        waiting = as_completed(futures, loop=client.loop)
+        del futures                      # or the cluster would keep all results until the end
+        for future in waiting:
+            try: yield future.result()
+            except KilledWorker as e: yield number[future.key], e
 
-def _check_dask():
-    try: import distributed
-    except ImportError as e: raise _needs('dask') from e
+def _knock(address, patience=10):
+    "An `OSError` if nobody listens at 'host:port' or 'ray://host:port'"
+    host, _, port = address.rpartition('://')[2].rpartition(':')
+    socket.create_connection((host, int(port)), patience).close()
 
-_clusters = dict(ray=_register_ray, dask=_check_dask)
+def _ray(f, jobs, n_workers, address):
+    "Numbered results, or exceptions of lost jobs, from a Ray cluster"
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    ours = not ray.is_initialized()
+    try:
+        if address and ':' in address: _knock(address)        # Ray itself would wait for minutes
+        if ours: ray.init(address, num_cpus=None if address else n_workers, include_dashboard=False, log_to_driver=False, logging_level='ERROR')
+    except (OSError, ValueError, RuntimeError) as e: raise ConfigError(f"address is {address!r}: no Ray cluster answers there ({str(e).splitlines()[0]})") from e
+    try:
+        task = ray.remote(_numbered)
+        shared = ray.put(f)
+        number = {task.remote(shared, j): j[0] for j in jobs}
+        while number:
+            done = ray.wait(list(number))[0][0]
+            i = number.pop(done)
+            try: yield ray.get(done)
+            except RayTaskError as e: raise e.cause from e
+            except RayError as e: yield i, e
+    finally:
+        if ours: ray.shutdown()
+
+_clusters = dict(dask=(_dask, 'distributed', 'sweep'), ray=(_ray, 'ray', 'ray'))       # what runs it, the library and the extra it needs
+
+# %% ../nbs/00_core.ipynb #69a89e23
+def check_backend(backend:str|None, address:str|None=None): # As in `as_done`
+    "A `ConfigError` for a backend that is unknown, lacks its library, or has no address"
+    if backend not in (None, 'loky', 'threading', *_clusters): raise ConfigError(f"backend is {backend!r}; allowed: loky, threading, {', '.join(_clusters)}")
+    if address is not None and backend not in _clusters: raise ConfigError(f"address is {address!r}, and backend {backend!r}; an address is that of a cluster, so that backend is one of {', '.join(_clusters)}")
+    if backend in _clusters and find_spec(_clusters[backend][1]) is None: raise ConfigError(f"backend={backend!r} needs {backend}: pip install 'analognn[{_clusters[backend][2]}]'")
+
+def _workers(n_items, n_workers, backend, address):
+    "Number of workers and backend, checked"
+    check_backend(backend, address)
+    n_workers = min(os.cpu_count() or 1, n_items) if n_workers is None else n_workers
+    if n_workers<0 or (n_workers==0 and n_items): raise ConfigError(f"n_workers is {n_workers}; allowed: 1 or more")
+    return n_workers, backend or 'loky'
+
+def _results(f, jobs, n_workers, backend, address, batch):
+    "Numbered results in the order in which they are finished"
+    if backend in _clusters: return _clusters[backend][0](f, jobs, n_workers, address) if jobs else iter(())
+    return map(partial(_numbered, f), jobs) if n_workers<=1 else _joblib(f, jobs, n_workers, backend, batch)
+
+# %% ../nbs/00_core.ipynb #f204dd92
+def as_done(f, # Called with one item; a function that a new process can import
+            items, # What to call it with
+            n_workers:int|None=None, # Processes; None: one for each core, but not more than items. At an address, the cluster's workers
+            backend:str|None=None, # 'loky' (processes), 'threading', 'dask' or 'ray'; None: 'loky'
+            address:str|None=None, # Of the scheduler of a Dask or Ray cluster; None: a cluster on this machine
+            progress:bool=True # Show a progress bar?
+           ): # Yields the number of the item and its result; in place of one whose workers died again and again, the cluster's exception
+    "Each result as soon as it is finished"
+    from tqdm import tqdm
+    jobs = list(enumerate(items))
+    n_workers, backend = _workers(len(jobs), n_workers, backend, address)
+    return iter(tqdm(_results(f, jobs, n_workers, backend, address, 1), total=len(jobs), disable=not progress, leave=False))
+
+def pmap(f, items, n_workers:int|None=None, backend:str|None=None, progress:bool=True # As in `as_done`
+        )->list: # Results in the order of `items`
+    "`[f(o) for o in items]`, in parallel; one worker means a plain loop in this process"
+    from tqdm import tqdm
+    jobs = list(enumerate(items))
+    n_workers, backend = _workers(len(jobs), n_workers, backend, None)
+    done = dict(tqdm(_results(f, jobs, n_workers, backend, None, 'auto'), total=len(jobs), disable=not progress, leave=False))
+    lost = next((v for v in done.values() if isinstance(v, Exception) and backend in _clusters), None)
+    if lost: raise EngineError(f"an item was given up by the cluster: {lost}") from lost
+    return [done[i] for i,_ in jobs]
 
 # %% ../nbs/00_core.ipynb #82ae9f5e
 @contextmanager

@@ -8,7 +8,7 @@ __all__ = ['boltzmann_t', 'energy_nodes', 'energy_terms', 'resistor_power', 'cla
            'converter_energy', 'summer_noise', 'largest_r_ref', 'smallest_capacitor', 'logic_energy', 'Constant',
            'energy_constants', 'constants_table', 'Activity', 'layer_activity', 'network_activity', 'analog_latency',
            'analog_terms', 'digital_mac', 'Span', 'draw_constants', 'as_span', 'EnergyReport', 'energy_report',
-           'layer_energy', 'network_energy', 'published_chips', 'energy_sensitivity']
+           'layer_energy', 'network_energy', 'published_chips', 'energy_sensitivity', 'bench_energy']
 
 # %% ../nbs/43_energy.ipynb #1272bcc9
 import math
@@ -20,11 +20,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .bench import bench
 from .circuit import Capacitor, Circuit, Mosfet, OpAmp, Rail, Relu, Resistor, Sigmoid, Solution, Tanh, VCVS, VoltageSource, flattened
-from .core import CircuitError, ConfigError, ShapeError, pick
+from .core import CircuitError, ConfigError, ShapeError, one_thread, pick, stream
+from .data import load_dataset
 from .mapping import stages
+from .nn import MLP
 from .nodal import mosfet_current
 from .nonideal import thermal_voltage
+from .optim import fit
 
 # %% ../nbs/43_energy.ipynb #785ba2b0
 def _positive(**values):
@@ -422,3 +426,26 @@ def energy_sensitivity(activities:list, # An `Activity` for each layer
         return float(sum(e for k, a in enumerate(activities) for e in analog_terms(a, c, node, bits, k==0, k==last).values()))
     rows = [dict(constant=k, kind=c.kind, low=total(**{k: c.low}), value=total(), high=total(**{k: c.high})) for k, c in constants.items() if k not in ('mult', 'add', 'sram')]
     return pd.DataFrame(sorted(rows, key=lambda r: -abs(r['high']-r['low'])))
+
+# %% ../nbs/43_energy.ipynb #4f42e505
+def _with_ends(name, span, scale=1.):
+    "A span as three numbers"
+    return {name: scale*span.value, f'{name}, from': scale*span.low, f'{name}, to': scale*span.high}
+
+def _breakdown(report):
+    "Totals of a report, and picojoules of each layer and term"
+    parts = {f"layer {r.layer}, {r.term} (pJ)": 1e12*r.joules for r in report.table.itertuples()}
+    return _with_ends('energy (pJ)', report.energy, 1e12) | _with_ends('latency (ns)', report.latency, 1e9) | _with_ends('digital over analog', report.gain) | parts
+
+@bench('energy')
+def bench_energy(mode:str # 'quick', 'default' or 'full': 100, 1000 or 10,000 draws of the constants
+                )->dict:
+    "Energy of the digits network by layer and term, and published chips beside the model"
+    draws, data, model = dict(quick=100, default=1000, full=10_000)[mode], load_dataset('digits'), MLP([64, 32, 10], generator=stream(0, 'init'))
+    with one_thread(): fit(model, (data.x_train, data.y_train), (data.x_val, data.y_val), generator=stream(0, 'order'), epochs=2 if mode=='quick' else 10, lr=5e-3)
+    found = {f'digits 64-32-10, {node} nm, 8 bits': _breakdown(network_energy(model, data.x_test, node, 8, n=draws, generator=stream(0, 'constants'))) for node in (180, 45, 14, 7)}
+    for c in published_chips().itertuples():
+        found[c.chip] = {'kind': c.kind, 'node (nm)': c.node, 'published (fJ)': 1e15*c.low, 'published, at most (fJ)': 1e15*c.high}
+        if c.kind=='digital' and c.node in energy_nodes:
+            found[c.chip] |= _with_ends('digital arithmetic of this node (fJ)', as_span(digital_mac(draw_constants(energy_constants(c.node), draws, generator=stream(0, 'constants')), c.node, memory=True)), 1e15)
+    return found

@@ -166,10 +166,10 @@ def _one_step(model):
 def bench_detectors(mode:str # 'quick', 'default' or 'full': 2, 5 or 10 seeds
                    )->dict: # Means over seeds with intervals, by detector, and what a training step costs
     "Spiking and clocked detectors under the same training: accuracy, energy, cost"
-    seeds, steps = dict(quick=(2, 40), default=(5, 120), full=(10, 120))[mode]
+    seeds, steps, clocks = dict(quick=(2, 2, (1.,)), default=(5, 120, (.25, .5, 1., 2., 4.)), full=(10, 120, (.25, .5, 1., 2., 4.)))[mode]
     contenders = {'spiking, trained nominal': lambda *a: _analog(a[0], 0., *a[1:]), 'spiking, trained over chips': lambda *a: _analog(a[0], .05, *a[1:])}
-    contenders |= {f'clocked, {c:g} GHz': lambda *a, c=c: _digital(a[0], c, *a[1:]) for c in (.25, .5, 1., 2., 4.)}
-    found, by_seed, val, test = {}, {}, order_patterns(200, stream(0, 'validation')), order_patterns(1000, stream(0, 'held out'))
+    contenders |= {f'clocked, {c:g} GHz': lambda *a, c=c: _digital(a[0], c, *a[1:]) for c in clocks}
+    found, by_seed, val, test = {}, {}, order_patterns(40 if mode=='quick' else 200, stream(0, 'validation')), order_patterns(100 if mode=='quick' else 1000, stream(0, 'held out'))
     with one_thread():
         for name,f in contenders.items():
             rows = by_seed[name] = [f(seed, steps, val, test) for seed in range(seeds)]

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['OrInfinity', 'DatasetConfig', 'ModelConfig', 'HardwareConfig', 'CircuitConfig', 'CalibrationConfig', 'RunConfig',
            'PipelineConfig', 'make_hardware', 'load_data', 'empty_model', 'train_baseline', 'part', 'on_chip', 'climb',
-           'make_calibrator', 'calibrate_chip', 'one_chip_run', 'scores', 'summarize', 'run_pipeline', 'bench_accuracy',
-           'bench_run']
+           'make_calibrator', 'calibrate_chip', 'one_chip_run', 'scores', 'summarize', 'run_pipeline', 'check_point',
+           'pipeline_point', 'finish_pipeline_study', 'bench_accuracy', 'bench_run']
 
 # %% ../nbs/71_pipeline.ipynb #b7802ae3
-import subprocess, sys, tempfile, time
+import json, subprocess, sys, tempfile, time
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +21,9 @@ from pydantic import BeforeValidator, Field
 
 from .calibrate import calibrators
 from .bench import bench, race
-from .core import Config, EngineMissing, environment, one_thread, open_run, pick, pmap, read_json, stream, write_atomic, write_json
+from .core import Config, ConfigError, EngineMissing, environment, one_thread, open_run, pick, plain, pmap, read_json, stream, write_atomic, write_json
 from .data import Dataset, load_dataset
+from .energy import Constant, energy_constants, network_energy
 from .mapping import fit_to_rails, linear_circuit, network_circuit
 from .nn import MLP, as_designed, chip, draw, seed_, with_hardware
 from .nonideal import Converter, Drift, Hardware
@@ -29,6 +31,7 @@ from .optim import accuracy, fit
 from .report import make_report
 from .spice import find_ngspice, how_to_install, ngspice_version
 from .stats import mean_interval
+from .sweep import study
 from .validate import Ladder, ladder, metrics
 
 # %% ../nbs/71_pipeline.ipynb #21f223de
@@ -274,6 +277,69 @@ def _timed(seconds, name):
     yield
     seconds[name] = round(time.perf_counter()-start, 3)
 
+# %% ../nbs/71_pipeline.ipynb #b3a8ef7f
+def check_point(point:dict # Fields by dotted name, and 'chip', its number, by default 0
+               )->dict: # The same with the chip
+    "A checked point of the study `pipeline`"
+    fields = {'chip': 0, **point}
+    k = fields.pop('chip')
+    if type(k) is not int or k<0: raise ConfigError(f"chip: {k!r} given; allowed: a whole number, 0 or more")
+    for name in ('run.repeats', 'run.workers'):
+        if name in fields: raise ConfigError(f"{name}: a point of a sweep is one chip; name the chips instead, chip: [0, 1, 2]")
+    PipelineConfig().changed(fields)
+    return {**fields, 'chip': k}
+
+# %% ../nbs/71_pipeline.ipynb #5afd2444
+@lru_cache(maxsize=8)
+def _trained_once(text):
+    "Data and baseline of a configuration in JSON"
+    cfg = PipelineConfig.make(json.loads(text))
+    data = load_data(cfg)
+    return data, train_baseline(cfg, data)
+
+def _trained_by(cfg):
+    "What of a configuration decides about training, in JSON"
+    given = plain(cfg.model_dump())
+    hardware = given['hardware'] if cfg.model.noise_aware else {'v_max': given['hardware']['v_max']}
+    return json.dumps(dict(dataset=given['dataset'], model=given['model'], hardware=hardware, run=dict(seed=cfg.run.seed)) | (dict(circuit=given['circuit']) if cfg.model.noise_aware else {}))
+
+def _energy_of(cfg, data, baseline):
+    "Energy and latency of one inference, by name"
+    model = empty_model(cfg, data)
+    model.load_state_dict(baseline['state'])
+    r, bits = cfg.circuit.r_ref, min(cfg.hardware.adc_bits or 8, 16)
+    e = network_energy(model, data.x_test, 45, bits, constants=energy_constants(45) | dict(r_ref=Constant(r, r, r, 'ohm', 'design', 'the configuration')), n=2, generator=stream(0, 'constants'))
+    return {'energy (J)': e.energy.value, 'latency (s)': e.latency.value}
+
+# %% ../nbs/71_pipeline.ipynb #40488f85
+def pipeline_point(chip:int=0, # Number of the chip
+                   **fields # Fields of `PipelineConfig` by dotted name
+                  )->dict: # Numbers by what they are
+    "What a run finds about one chip: accuracy and error by level and by calibration, energy, latency"
+    cfg = PipelineConfig().changed(fields)
+    data, baseline = _trained_once(_trained_by(cfg))
+    found = summarize(cfg, data, baseline, [one_chip_run(cfg, data, baseline, chip)])
+    rows = {l['name']: l for l in found['ladder']['levels']} | {r['method']: r for r in found['calibration'] if r['method']!='none'}
+    return {'digital accuracy': baseline['accuracy']['test'], **{f'{what}, {name}': r[key] for name,r in rows.items() for what, key in (('accuracy', 'accuracy'), ('rmse (V)', 'rmse'))}, **_energy_of(cfg, data, baseline)}
+
+_repeated = ('run.seed', 'dataset.split', 'chip')          # fields over which a summary averages
+
+@study('pipeline', pipeline_point, check_point)
+def finish_pipeline_study(folder:Path, # Where the file goes
+                          table # DataFrame with a row for each point
+                         ):
+    "Write `summary.csv`: means over seeds, splits and chips with their 95% intervals, a row for each quantity at each setting of the other fields that differ"
+    import pandas as pd
+    fields = [c for c in table if c.split('.')[0] in PipelineConfig.model_fields or c=='chip']
+    text = table[fields].map(lambda v: json.dumps(v) if isinstance(v, list) else v)
+    axes = [c for c in fields if c not in _repeated and text[c].nunique(dropna=False)>1]
+    good, rows = table.failure.isna(), []
+    for at, part in table[good].groupby([text[c] for c in axes] or (lambda i: 0), sort=False, dropna=False):
+        setting = dict(zip(axes, at)) if axes else {}
+        rows += [dict(setting, quantity=q, **mean_interval(part[q])._asdict()) for q in table if q not in (*fields, 'failure') and part[q].notna().all()]
+    write_atomic(folder/'summary.csv', pd.DataFrame(rows).to_csv(index=False))
+    return dict(points=len(table), failed=int((~good).sum()))
+
 # %% ../nbs/71_pipeline.ipynb #0c4ff6d1
 def _trained(dataset, split, input_noise):
     "Configuration, data and baseline of one split"
@@ -315,6 +381,6 @@ def bench_run(mode:str # 'quick', 'default' or 'full': 1, 5 or 25 rounds
     "The whole command, beside an empty process that only imports PyTorch"
     with tempfile.TemporaryDirectory() as d:
         contenders = {'analognn run': _command(d+'/a'), 'import torch': lambda: subprocess.run([sys.executable, '-c', 'import torch'], check=True)}
-        if find_ngspice(): contenders['analognn run, without ngspice'] = _command(d+'/b', '--engine', 'nodal')
+        if find_ngspice() and mode!='quick': contenders['analognn run, without ngspice'] = _command(d+'/b', '--engine', 'nodal')
         times = race(contenders, rounds=dict(quick=1, default=5, full=25)[mode], warmup=0, min_time=0., baseline='import torch')
         return {'the whole command': times, 'where the last run spent its seconds': read_json(Path(d)/'a'/'environment.json')['seconds']}

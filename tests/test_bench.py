@@ -1,4 +1,4 @@
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from analognn import bench as module
-from analognn.bench import Race, bench, bench_folder, bench_names, bench_table, format_seconds, load_bench, race, run_bench
+from analognn.bench import Race, bench, bench_folder, bench_names, bench_table, compare_benches, format_seconds, load_bench, race, run_all_benches, run_bench
 from analognn.core import AnalogError, ConfigError, read_json
 
 few = settings(max_examples=12, deadline=None)
@@ -107,7 +107,7 @@ def test_bad_arguments_are_refused(bad):
 # Names and files
 
 def test_names_are_found_without_importing_everything():
-    code = "import sys; from analognn.bench import bench_names; print('imports' in bench_names(), 'analognn.sweep' in sys.modules)"
+    code = "import sys; from analognn.bench import bench_names; print('imports' in bench_names(), 'analognn.track' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()==['True', 'False']
 
 def test_results_come_back_from_their_file(tmp_path, registered):
@@ -159,3 +159,81 @@ def test_the_clock_waits_for_the_gpu():
     x = torch.randn(4096, 4096, device='cuda')
     r = race({'one': lambda: x@x, 'ten': lambda: [x@x for _ in range(10)]}, rounds=9)
     assert 7<r.ratio('ten').mean<13
+
+# All of them
+
+fakes = '''from analognn.bench import bench, Race
+from analognn.core import EngineMissing
+import numpy as np, os
+@bench('fine')
+def fine(mode):
+    open(os.environ['LOG'], 'a').write('fine\\n')
+    times = np.random.default_rng(0).normal(1., .02, (25, 2))*[1., 2.]
+    return dict(speed=Race(('plain', 'fast'), times, times[0], 'plain', 1), error=.5)
+@bench('lacking')
+def lacking(mode): raise EngineMissing('bench lacking needs a GPU')
+@bench('broken')
+def broken(mode): return 1/0
+@bench('slow')
+def slow(mode):
+    open(os.environ['LOG'], 'a').write('slow\\n')
+    while os.path.exists(os.environ['LOG']+'.wait'): pass
+    return dict(x=1)
+'''
+
+@pytest.fixture
+def faked(tmp_path, registered, monkeypatch):
+    "Four benches that fresh processes know too: one is fine, one lacks something, one fails, one takes as long as a file is there"
+    exec(fakes, {})
+    monkeypatch.setattr(module, '_alone', fakes+module._alone)
+    monkeypatch.setenv('LOG', str(tmp_path/'log'))
+    return ['fine', 'lacking', 'broken', 'slow']
+
+def test_all_others_go_on_when_one_fails(tmp_path, faked):
+    page = run_all_benches('quick', tmp_path/'out', names=faked[:3])
+    found, text = read_json(page.with_suffix('.json')), page.read_text()
+    assert page.name=='all-quick.md' and [found['benches'][n]['status'] for n in faked[:3]]==['done', 'not possible here', 'failed']
+    assert 'needs a GPU' in found['benches']['lacking']['reason'] and 'ZeroDivisionError' in found['benches']['broken']['reason']
+    assert set(found['environment']['peers'])=={'aihwkit', 'aihwkit-lightning', 'badcrossbar'} and found['environment']['versions']['torch']==torch.__version__
+    assert all(w in text for w in ('| fine, speed | fast |', '| error | 0.5 |', 'needs a GPU', 'aihwkit (peer)')) and text.count('contender |')==1
+    with pytest.raises(ConfigError, match='holds a finished run'): run_all_benches('quick', tmp_path/'out', names=faked[:3])
+    with pytest.raises(ConfigError, match='holds a finished run'): run_all_benches('quick', tmp_path/'out', names=faked[:1])
+    assert load_bench('fine', 'quick', tmp_path/'out')['result']['error']==.5
+    text = compare_benches(page.with_suffix('.json'), tmp_path/'out'/'fine-quick.json')           # all of them with a single one
+    assert '| fine, speed | fast | 1 |' in text and '**slower**' not in text
+
+def test_all_go_on_where_they_were_interrupted(tmp_path, faked):
+    (tmp_path/'log.wait').touch()
+    def interrupt():
+        while 'slow' not in ((tmp_path/'log').read_text() if (tmp_path/'log').exists() else ''): time.sleep(.02)
+        os.kill(os.getpid(), signal.SIGINT)
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt): run_all_benches('quick', tmp_path/'out', names=['fine', 'slow'])
+    watcher.join()
+    (tmp_path/'log.wait').unlink()
+    page = run_all_benches('quick', tmp_path/'out', names=['fine', 'slow'])
+    assert (tmp_path/'log').read_text().split()==['fine', 'slow', 'slow'] and read_json(page.with_suffix('.json'))['benches']['slow']['result']==dict(x=1)
+
+def stored(path, factor=2., baseline=1., noise=.01, **environment):
+    times = np.random.default_rng(0).normal(1., noise, (25, 2))*[baseline, baseline*factor]
+    result = module._record(dict(speed=Race(('plain', 'code'), times, times[0], 'plain', 1), error=factor))
+    return module.write_json(path, dict(name='made', mode='quick', environment={**module.environment(), **environment}, result=result))
+
+@pytest.mark.parametrize('factor, noise, marked', [(2., .01, False), (2.02, .2, False), (3., .01, 'slower'), (1.5, .01, 'faster')])
+def test_what_changed_beyond_its_interval_is_marked(tmp_path, factor, noise, marked):
+    text = compare_benches(stored(tmp_path/'a.json', noise=noise), stored(tmp_path/'b.json', factor, noise=noise))
+    row = next(l for l in text.splitlines() if l.startswith('| made, speed | code |'))
+    assert [c.strip() for c in row.split('|')][-2]==(f'**{marked}**' if marked else '') and ('| made, error |' in text)==(factor!=2.)
+
+def test_a_slower_machine_slows_times_and_no_ratios(tmp_path):
+    text = compare_benches(stored(tmp_path/'a.json'), stored(tmp_path/'b.json', baseline=2., cpu='another'))
+    rows = [[c.strip() for c in l.split('|')[1:-1]] for l in text.splitlines() if l.startswith('| made, speed')]
+    assert [r[2:4] for r in rows]==[['2', 'slower']]*2 and all(r[-1]=='' for r in rows) and '| processor |' in text and 'Not measured under equal' in text
+
+def test_what_can_not_be_compared_is_refused(tmp_path):
+    (tmp_path/'no.json').write_text('{"a": 1}')
+    a = stored(tmp_path/'a.json')
+    b = module.write_json(tmp_path/'b.json', dict(name='other', mode='quick', environment=module.environment(), result=dict(y=1)))
+    for other, said in ((tmp_path/'no.json', 'not the result of a bench'), (b, 'no bench in common')):
+        with pytest.raises(ConfigError, match=said): compare_benches(a, other)

@@ -1,11 +1,12 @@
 import itertools, json, math, os, signal, sqlite3, subprocess, sys, threading, time, warnings
 from collections import Counter
+from functools import partial
 
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from analognn.core import AnalogError, ConfigError
-from analognn.sweep import grid, load_sweep, run_sweep
+from analognn.core import AnalogError, ConfigError, EngineError, as_done, pmap
+from analognn.sweep import grid, load_spec, load_sweep, run_study, run_sweep
 
 def square(x): return x*x
 
@@ -143,3 +144,112 @@ def test_two_sweeps_share_a_table(tmp_path):
     for t in both: t.start()
     for t in both: t.join()
     assert len(results)==2 and all(r.value.tolist()==[v*v for v in range(30)] for r in results) and len(load_sweep(tmp_path/'t.db'))==30
+
+# Results as they come
+
+def test_results_come_as_they_are_finished():
+    late = threading.Event()
+    def f(i):
+        if i==0: assert late.wait(30)
+        return i*i
+    seen = []
+    for i,v in as_done(f, range(5), 2, 'threading', progress=False):
+        seen.append((i, v))
+        if len(seen)==4: late.set()
+    assert seen==[(1, 1), (2, 4), (3, 9), (4, 16), (0, 0)]
+
+def dies(i):
+    if i==1: os.kill(os.getpid(), signal.SIGKILL)
+    return i
+
+def test_a_local_worker_that_dies_is_an_error_and_what_was_done_stays(tmp_path):
+    with pytest.raises(EngineError, match='worker process died'): run_sweep(dies, grid(i=[0, 1, 2, 3]), tmp_path/'t.db', 2, progress=False)
+    assert set(load_sweep(tmp_path/'t.db').value)<={0, 2, 3} and load_sweep(tmp_path/'t.db').failure.isna().all()
+
+@pytest.mark.parametrize('how, said', [(dict(backend='slurm'), "backend is 'slurm'; allowed: loky, threading, dask, ray"), (dict(address='tcp://a:1'), 'address'), (dict(backend='loky', address='tcp://a:1'), 'address'),
+                                       (dict(n_workers=-1), 'n_workers is -1')])
+def test_bad_workers_are_refused(tmp_path, how, said):
+    with pytest.raises(ConfigError, match=said): run_sweep(square, grid(x=[1]), tmp_path/'t.db', progress=False, **how)
+
+@pytest.mark.parametrize('backend, extra', [('dask', 'sweep'), ('ray', 'ray')])
+def test_a_missing_extra_is_named(monkeypatch, backend, extra):
+    monkeypatch.setattr('analognn.core.find_spec', lambda name: None)
+    with pytest.raises(ConfigError, match=rf"pip install 'analognn\[{extra}\]'"): pmap(square, [1], backend=backend, progress=False)
+
+def numbers(i, log):
+    "Numbers whose last bits depend on the order of the sums, and a line in a log"
+    g = torch.Generator().manual_seed(i)
+    a = torch.randn(300, 300, generator=g)
+    time.sleep(.03)
+    with open(log, 'a') as f: f.write(f'{i}\n')
+    return dict(norm=(a@a).norm().item(), mean=a.exp().mean().item(), noise=np.random.default_rng(i).normal(size=3))
+
+def logged(log): return Counter(map(int, log.read_text().split())) if log.exists() else Counter()
+
+@pytest.fixture(scope='module')
+def cluster():
+    "A Dask cluster of three worker processes on this machine"
+    distributed = pytest.importorskip('distributed', reason='dask is not installed: clusters were not tested')
+    import dask
+    with dask.config.set({'distributed.scheduler.allowed-failures': 1}), distributed.LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=None, silence_logs=50) as c: yield c
+
+
+def test_a_killed_worker_of_a_cluster_loses_and_doubles_nothing(cluster, tmp_path):
+    "One of three workers is killed when a third of the points is done; rows, order and bits are those of a plain loop"
+    points, log, alone_log = range(40), tmp_path/'log', tmp_path/'alone'
+    pids = {w.process.pid for w in cluster.workers.values()}
+    def kill():
+        while len(logged(log))<13: time.sleep(.01)
+        os.kill(min(pids), signal.SIGKILL)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    there = run_sweep(partial(numbers, log=str(log)), grid(i=points), tmp_path/'dask.db', backend='dask', address=cluster.scheduler_address, progress=False)
+    killer.join()
+    here = run_sweep(partial(numbers, log=str(alone_log)), grid(i=points), tmp_path/'one.db', **alone)
+    assert there.equals(here) and there.failure.isna().all() and there.i.tolist()==list(points)
+    assert load_sweep(tmp_path/'dask.db').equals(load_sweep(tmp_path/'one.db'))
+    assert set(logged(log))==set(points) and min(pids) not in {w.process.pid for w in cluster.workers.values() if w.process}
+
+def kills(i):
+    if i==2: os.kill(os.getpid(), signal.SIGKILL)
+    return i
+
+def test_a_point_that_kills_every_worker_is_a_failure_and_no_more(cluster, tmp_path):
+    with pytest.warns(UserWarning, match='1 of 5 points failed, the first with KilledWorker'):
+        t = run_sweep(kills, grid(i=range(5)), tmp_path/'t.db', backend='dask', address=cluster.scheduler_address, progress=False)
+    assert t.value.dropna().tolist()==[0, 1, 3, 4]
+
+def test_a_coordinator_of_a_cluster_that_is_killed_goes_on(cluster, tmp_path):
+    (tmp_path/'s.py').write_text(script.replace('n_workers=int(sys.argv[3])', "backend='dask', address=sys.argv[3]"))
+    table, log = tmp_path/'t.db', tmp_path/'log'
+    command = [sys.executable, tmp_path/'s.py', table, log, cluster.scheduler_address]
+    p = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic()+40
+    while len(finished(table))<8 and time.monotonic()<deadline: time.sleep(.01)
+    os.killpg(p.pid, signal.SIGKILL); p.wait()
+    kept = finished(table)
+    assert 8<=len(kept)<40
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    t = load_sweep(table)
+    assert t.i.tolist()==list(range(40)) and t.value.tolist()==[i*i for i in range(40)]
+    assert all(logged(log)[i]==1 for i in kept)              # what was in the table is not computed again
+
+def test_an_address_without_a_scheduler_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip('distributed', reason='dask is not installed: clusters were not tested')
+    monkeypatch.setattr('analognn.core._dask_client.__wrapped__.__defaults__', (.5,))
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match="'tcp://127.0.0.1:9': no Dask scheduler answers"): run_sweep(square, grid(x=[1]), tmp_path/'t.db', backend='dask', address='tcp://127.0.0.1:9', progress=False)
+    assert time.monotonic()-start<15
+
+def test_ray_gives_the_same(tmp_path):
+    pytest.importorskip('ray', reason='ray is not installed: its clusters were not tested')
+    points = grid(i=range(12), log=[str(tmp_path/'log')])
+    assert run_sweep(numbers, points, tmp_path/'ray.db', 2, 'ray', progress=False).equals(run_sweep(numbers, points, tmp_path/'one.db', **alone))
+
+# Specs
+
+def test_all_points_of_a_spec_share_what_is_common(tmp_path):
+    (tmp_path/'s.yaml').write_text('study: geosparse\ncommon: {task: field, epochs: 3}\ngrids: [{seed: [0, 1]}]')
+    assert load_spec(tmp_path/'s.yaml').common==dict(task='field', epochs=3)
+    (tmp_path/'s.yaml').write_text('study: geosparse\ncommon: {tusk: field}\ngrids: [{seed: [0, 1]}]')
+    with pytest.raises(ConfigError, match='tusk: unknown key'): load_spec(tmp_path/'s.yaml')
