@@ -27,6 +27,7 @@ _names = {module: names.split() for module, names in dict(
     timedomain = 'crossings transient',
     spice = 'read_raw simulate',
     tile = 'coupled_tile find_spikes',
+    memristor = 'StanfordPKU VTEAM pulse_response',
     reading = 'read_spice',
     calibrate = 'Affine Ensemble GaussianProcess HMAC Isotonic Learned PINC Polynomial compare_calibrators',
     validate = 'ladder metrics',

@@ -149,7 +149,7 @@ def test_idx_comes_back(tmp_path, dtype, shape):
 @pytest.mark.parametrize('content, error', [
     (b'', ConfigError), (b'\0\0', ConfigError), (b'\x89PNG', ConfigError), (b'\0\0\x07\x01'+b'\0'*4, ConfigError), (b'\0\1\x08\x01'+b'\0'*4, ConfigError),
     (b'\0\0\x08\x03\0\0', ShapeError), (b'\0\0\x08\x01\0\0\0\5abcd', ShapeError), (b'\0\0\x08\x01\0\0\0\5abcdef', ShapeError),
-    (b'\0\0\x0e\x03'+struct.pack('>3I', *[2**32-1]*3), ShapeError), (gzip.compress(b'\0\0\x08\x01\0\0\0\5abcde')[:-9], ConfigError), (b'\x1f\x8bnonsense', ConfigError)])
+    (b'\0\0\x0e\x03'+struct.pack('>3I', *[2**32-1]*3), ShapeError), (gzip.compress(b'\0\0\x08\x01\0\0\0\5abcde', mtime=0)[:-9], ConfigError), (b'\x1f\x8bnonsense', ConfigError)])
 def test_bad_idx_is_refused(tmp_path, content, error):
     (tmp_path/'f').write_bytes(content)
     with pytest.raises(error, match='f '): read_idx(tmp_path/'f')
