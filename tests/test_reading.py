@@ -27,7 +27,7 @@ def respelled(text, rng):
 
 def shuffled(lines, rng):
     "Subcircuits, and the models in each and around them, at random places between the other lines"
-    blocks = [b.split('\n') for b in re.findall(r'(\.subckt [^\x00]*?\n\.ends .*|.*)(?:\n|$)', '\n'.join(lines))]
+    blocks = [b.split('\n') for b in re.findall(r'(\.subckt (?s:.*?)\n\.ends .*|.*)(?:\n|$)', '\n'.join(lines))]
     blocks = [[b[0], *shuffled(b[1:-1], rng), b[-1]] if len(b)>1 else b for b in blocks]
     moving = [b for b in blocks if b[0].startswith(('.subckt', '.model'))]
     blocks = [b for b in blocks if b not in moving]
