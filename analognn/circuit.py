@@ -91,6 +91,13 @@ class Waveform(_Valued):
     "A voltage or current over time"
     def __post_init__(self): self._check_values(f'a {type(self).__name__}')
 
+    def at(self, t:torch.Tensor # Seconds
+          )->torch.Tensor:
+        "Its value at times `t`"
+        named = [k for k,v in self.values().items() if isinstance(v, Param)]
+        if named: raise CircuitError(f"{named[0]} of a {type(self).__name__} is a parameter; its circuit knows the value: ask the `flattened` one")
+        return self._at(t)
+
     @property
     def card(self)->str:
         "Its form in a netlist, without numbers"
@@ -107,9 +114,7 @@ class Pulse(Waveform):
     per: float|torch.Tensor = 1.     # From one pulse to the next
     positive, not_negative = ('tr', 'tf', 'pw', 'per'), ('td',)
 
-    def at(self, t:torch.Tensor # Seconds
-          )->torch.Tensor:
-        "Its value at times `t`"
+    def _at(self, t):
         since = (t-self.td).clamp(min=0.)
         phase = since - self.per*torch.floor(since/self.per)
         return self.v1 + (self.v2-self.v1)*torch.minimum(phase/self.tr, (self.tr+self.pw+self.tf-phase)/self.tf).clamp(0., 1.)
@@ -123,9 +128,7 @@ class Sine(Waveform):
     theta: float|torch.Tensor = 0.   # Damping, 1/s
     positive, not_negative = ('freq',), ('td', 'theta')
 
-    def at(self, t:torch.Tensor # Seconds
-          )->torch.Tensor:
-        "Its value at times `t`"
+    def _at(self, t):
         since = (t-self.td).clamp(min=0.)
         return self.vo + self.va*torch.sin(2*pi*self.freq*since)*torch.exp(-self.theta*since)
 
@@ -151,9 +154,7 @@ class PWL(Waveform):
         new = {**self.values(), **values}
         return PWL(tuple((new[f't{i}'], new[f'v{i}']) for i in range(len(self.corners))))
 
-    def at(self, t:torch.Tensor # Seconds
-          )->torch.Tensor:
-        "Its value at times `t`"
+    def _at(self, t):
         value = self.corners[0][1] + 0*t
         for (t0, v0), (t1, v1) in zip(self.corners, self.corners[1:]): value = value + (v1-v0)*((t-t0)/(t1-t0)).clamp(0., 1.)
         return value
@@ -514,11 +515,17 @@ def with_parameters(ckt:Circuit, # A circuit with parameters
                     **values # New values by name
                    )->Circuit:
     "A copy with other values of its parameters"
-    new, values = ckt.like(ckt), {k.lower(): v for k,v in values.items()}
+    new, values = ckt.like(ckt), _by_name(values, repr(ckt.title))
     for k in values:
         _parameter(new.parameters, k, ckt)
         del new.parameters[k]
     return new.param(**values)
+
+def _by_name(values, whose):
+    "Values by parameters in small letters"
+    new = {k.lower(): v for k,v in values.items()}
+    if len(new)<len(values): raise CircuitError(f"{whose} is given {', '.join(values)}; allowed: each parameter once, names are told apart without case")
+    return new
 
 def _parameter(known, name, ckt):
     "The value of a parameter"
@@ -547,13 +554,16 @@ class Instance(Component):
         _name(self.name, 'an instance')
         if not isinstance(self.of, Subcircuit): raise CircuitError(f"{self.label} is a {self.of!r}; allowed: a Subcircuit")
         if len(self.ends)!=len(self.of.ports): raise CircuitError(f"{self.label} has {len(self.ends)} nodes; {self.of.title} has the ports {', '.join(self.of.ports)}")
-        for k in self.parameters: _parameter(self.of.parameters, k.lower(), self.of)
+        given = _by_name(self.parameters, self.label)
+        for k in given: _parameter(self.of.parameters, k, self.of)
         object.__setattr__(self, 'ends', tuple(map(_node, self.ends)))
-        object.__setattr__(self, 'parameters', {k.lower(): _value(v, f'{k} of {self.label}') for k,v in self.parameters.items()})
+        object.__setattr__(self, 'parameters', {k: _value(v, f'{k} of {self.label}') for k,v in given.items()})
 
     def check_place(self, ckt):
-        "Refuse a circuit that it contains"
-        if any(s is ckt for s in _within(self.of)): raise CircuitError(f"{self.label} would put {ckt.title!r} into itself")
+        "Refuse a circuit that it contains, and too much of it"
+        inside = {}
+        _extent(self.of, inside, 1)
+        if id(ckt) in inside: raise CircuitError(f"{self.label} would put {ckt.title!r} into itself")
 
     @property
     def nodes(self)->tuple:
@@ -561,8 +571,8 @@ class Instance(Component):
         return self.ends
 
     def values(self)->dict:
-        "The values of its parameters that differ from the defaults"
-        return dict(self.parameters)
+        "The values of all its parameters"
+        return self.of.parameters | self.parameters
 
     def with_values(self, **values)->'Instance':
         "A copy with other values of its parameters"
@@ -573,17 +583,33 @@ def X(self:Circuit, name, sub, *nodes, **parameters):
     "An `Instance` of a `Subcircuit`"
     return self.add(Instance(name, sub, nodes, parameters))
 
-def _within(sub):
-    "A subcircuit and all that are in it"
-    yield sub
-    for c in sub:
-        if isinstance(c, Instance): yield from _within(c.of)
+_deepest, _most = 50, 200_000
+
+def _extent(ckt, known, level=0):
+    "How deep the subcircuits in a circuit go, and how many components it has without them; `known` gets that of each subcircuit, by its id"
+    if id(ckt) not in known:
+        if level>_deepest: raise CircuitError(f"{ckt.title!r} is a subcircuit inside more than {_deepest} others; allowed: up to {_deepest}")
+        inner = [_extent(c.of, known, level+1) for c in ckt if isinstance(c, Instance)]
+        depth, n = 1+max((d for d,_ in inner), default=-1), len(ckt)-len(inner)+sum(n for _,n in inner)
+        if inner and (depth>_deepest or n>_most): raise CircuitError(f"{ckt.title!r} has subcircuits in subcircuits {depth} deep and {n} components in all; allowed: up to {_deepest} deep, and {_most} components")
+        known[id(ckt)] = depth, n
+    return known[id(ckt)]
+
+def _within(ckt):
+    "A circuit and all subcircuits in it, each once"
+    found, todo = {id(ckt): ckt}, [ckt]
+    while todo:
+        new = {id(c.of): c.of for c in todo.pop() if isinstance(c, Instance) and id(c.of) not in found}
+        found.update(new)
+        todo += new.values()
+    return list(found.values())
 
 # %% ../nbs/30_circuit.ipynb #d76ca109
 def flattened(ckt:Circuit # Any circuit
              )->Circuit: # Itself, if there is nothing to do
     "The circuit without subcircuits and parameters"
     if not any(isinstance(c, Instance) or Param in map(type, c.values().values()) for c in ckt): return ckt
+    _extent(ckt, {})
     return Circuit(ckt.title).add(*_unfolded(ckt, (), {}, ckt.parameters, {}))
 
 def _unfolded(ckt, path, ends, known, taken):
@@ -628,7 +654,8 @@ def with_values(self:Circuit, values:dict # By name: {'R1.ohm': 2e3, 'Vin.v2': 1
 def scaled(ckt:Circuit, # A circuit
            factors:dict # By pattern, in which * stands for anything: {'Rw*.ohm': 1.1, 'Vref.volt': .9, 'M*.kp': torch.tensor([.8, 1., 1.2])}
           )->Circuit:
-    "A copy of the circuit with values multiplied, each by all factors whose patterns it fits"
+    "The `flattened` circuit with values multiplied, each by all factors whose patterns it fits"
+    ckt = flattened(ckt)
     known, new = {f'{c.label}.{k}': v for c in ckt for k, v in c.values().items()}, {}
     for pattern, factor in factors.items():
         found = [name for name in known if fnmatchcase(name.lower(), pattern.lower())]
@@ -641,14 +668,19 @@ def pick_values(ckt:Circuit, # A circuit with chips or points
                 f # Called with every tensor; returns the values to keep
                )->Circuit:
     "A copy of the circuit with `f` of every swept value"
+    return _picked(ckt, f, {})
+
+def _picked(ckt, f, done):
+    "A copy with `f` of every swept value; `done` has those of the subcircuits, by id"
     def kept(values): return {k: f(v) for k,v in values.items() if isinstance(v, torch.Tensor)}
     def picked(c):
+        if isinstance(c, Instance): return replace(c, of=_picked(c.of, f, done), parameters=c.parameters | kept(c.parameters))
         tensors = kept(c.values())
-        if isinstance(c, Instance): c = replace(c, of=pick_values(c.of, f))
         return c.with_values(**tensors) if tensors else c
-    new = ckt.like(map(picked, ckt))
-    new.parameters.update(kept(ckt.parameters))
-    return new
+    if id(ckt) not in done:
+        done[id(ckt)] = new = ckt.like(map(picked, ckt))
+        new.parameters.update(kept(ckt.parameters))
+    return done[id(ckt)]
 
 def one_chip(ckt:Circuit, # A circuit with chips
              chip:int # Which one
@@ -730,18 +762,18 @@ def _instance_card(c):
     if hidden: raise NetlistError(f"{c.label} gives {hidden[0][0]} a multiple of {hidden[0][1]}, and {c.of.title} has a {hidden[0][1]} of its own, which ngspice would take; rename one, or print the `flattened` circuit")
     return ' '.join([c.label, *c.nodes, c.of.title, *_assigned(c.parameters)])
 
-def _memristor_card(c, call):
+def _memristor_card(c, times):
     "Its current, the rate of its state, and the state's node: held without times, a capacitor with them"
     current, rate = (_expression(type(c), law).format(a=c.a, b=c.b, state=c.state, **{k: _signed(getattr(c, k)) for k in c.parameters()}) for law in ('current', 'rate'))
-    held = f'Vstate_{c.name} {c.state} 0 {_num(c.x0)}' if call else f'Cstate_{c.name} {c.state} 0 {_num(c.farad)}\n.ic v({c.state})={_num(c.x0)}'
+    held = f'Vstate_{c.name} {c.state} 0 {_num(c.x0)}' if not times else f'Cstate_{c.name} {c.state} 0 {_num(c.farad)}\n.ic v({c.state})={_num(c.x0)}'
     return f'{c.label} {c.a} {c.b} I={current}\nBstate_{c.name} 0 {c.state} I={_num(c.farad)}*{rate}\n{held}'
 
 def _expression(cls, law):
     "A law of a class of memristors in words, with names in braces for nodes and parameters"
     return getattr(cls, law)(Expression('(v({a})-v({b}))'), Expression('v({state})'), **{k: Expression(f'{{{k}}}') for k in cls.parameters()}).text
 
-def _card(c, call):
-    "The lines of one component"
+def _card(c, call, times):
+    "The lines of one component; `call` makes tables of sweeps where there may be some, `times`: is the analysis transient?"
     swept = [k for k,v in c.values().items() if _is_swept(v)]
     if swept and not (call and isinstance(c, _Source) and c.held is c.values().get(swept[0])): raise NetlistError(f"{swept[0]} of {c.label} is swept; {_can_sweep}: print `one_point` of the circuit")
     if isinstance(c, _Source): return _source_card(c, call)
@@ -751,7 +783,7 @@ def _card(c, call):
     if isinstance(c, Diode): return f'{c.label} {c.a} {c.b} model_{c.label}\n.model model_{c.label} D(IS={_num(c.i_s)} N={_num(c.n)})'
     if isinstance(c, (Rail, *_curves)): return f'{c.label} {c.out} 0 V={voltage_expression(c)}'
     if isinstance(c, CCCS): return f'{c.label} {c.a} {c.b} V{c.source} {_num(c.gain)}'
-    if isinstance(c, Memristor): return _memristor_card(c, call)
+    if isinstance(c, Memristor): return _memristor_card(c, times)
     return ' '.join([c.label, *c.nodes, *map(_num, c.values().values())])
 
 def _assigned(values): return [f'{k}={_num(v)}' for k,v in values.items()]
@@ -793,7 +825,7 @@ def _body(ckt, card):
     known = {s.name.lower(): s.name for s in ckt if isinstance(s, VoltageSource)}
     return [card(replace(c, source=known.get(c.source.lower(), c.source)) if isinstance(c, CCCS) else c) for c in ckt]
 
-def _spice_subcircuit(sub): return [' '.join(['.subckt', sub.title, *sub.ports, *(['params:'] if sub.parameters else []), *_assigned(sub.parameters)]), *_body(sub, lambda c: _card(c, None)), f'.ends {sub.title}']
+def _spice_subcircuit(sub, times): return [' '.join(['.subckt', sub.title, *sub.ports, *(['params:'] if sub.parameters else []), *_assigned(sub.parameters)]), *_body(sub, lambda c: _card(c, None, times)), f'.ends {sub.title}']
 
 def _spectre_parameters(values): return [' '.join(['parameters', *_assigned(values)])] if values else []
 
@@ -801,9 +833,10 @@ def _spectre_subcircuit(sub): return [f"subckt {sub.title} ({' '.join(sub.ports)
 
 def _definitions(ckt, form):
     "The lines of all subcircuits, those inside others first"
-    found = {}
+    found, seen = {}, set()
     def collect(ckt):
-        for sub in {id(c.of): c.of for c in ckt if isinstance(c, Instance)}.values():
+        for sub in {id(c.of): c.of for c in ckt if isinstance(c, Instance) and id(c.of) not in seen}.values():
+            seen.add(id(sub))
             collect(sub)
             swept = [k for k,v in sub.parameters.items() if _is_swept(v)]
             if swept: raise NetlistError(f"{swept[0]} of subcircuit {sub.title} is swept; {_can_sweep}: print `one_point` of the circuit")
@@ -843,19 +876,21 @@ def netlist(self:Circuit, dialect:str='ngspice', # 'ngspice', 'ltspice' or 'spec
     call, (chips, points) = pick(_tables, dialect, 'dialect'), self.shape
     _check_times(t_stop, dt, reltol)
     if chips>1: raise NetlistError(f"circuit {self.title!r} has {chips} chips; print `one_chip` of it")
-    inside = [s for c in self if isinstance(c, Instance) for s in _within(c.of)]
-    words = _spice_words & {n.lower() for s in (self, *inside) for n in (*s.nodes, *getattr(s, 'ports', ()))}
+    scopes = _within(self)
+    words = _spice_words & {n.lower() for s in scopes for n in (*s.nodes, *getattr(s, 'ports', ()))}
     if words: raise NetlistError(f"node {min(words)!r} is a word that ngspice keeps for itself; `simulate` may solve this circuit, but printed it would be misread")
+    both = {k for s in scopes for k in s.parameters} & {s.title.lower() for s in scopes if s is not self}
+    if both: raise NetlistError(f"{min(both)} is a parameter and a subcircuit, which ngspice takes for one another; rename one, or print the `flattened` circuit")
     swept = any(_is_swept(v) for c in self for v in c.values().values())
     named = [k for k,v in self.parameters.items() if _is_swept(v)]
     if named: raise NetlistError(f"parameter {named[0]} is swept; {_can_sweep}: print `one_point` of the circuit")
     for c in self:
         if isinstance(c, CCCS) and any(_is_swept(s.held) for s in self if isinstance(s, VoltageSource) and s.name.lower()==c.source.lower()): raise NetlistError(f"{c.label} reads the current of V{c.source}, which is swept and therefore printed as a table; put a source of 0 V in series and read that")
-    one, how = one_chip(self, 0), (swept, points, t_stop, dt, reltol, fixed_step)
+    one, times, how = one_chip(self, 0), t_stop is not None, (swept, points, t_stop, dt, reltol, fixed_step)
     if dialect=='spectre':
         cards = [*_spectre_parameters(one.parameters), *_definitions(one, _spectre_subcircuit), *_body(one, _spectre_card)]
         return '\n'.join([f'// {self.title}', 'simulator lang=spectre', *(c.translate(_round) for c in cards), *_spectre_analysis(*how)])+'\n'
-    cards = [*(f'.param {p}' for p in _assigned(one.parameters)), *_definitions(one, _spice_subcircuit), *_body(one, lambda c: _card(c, None if t_stop else call))]
+    cards = [*(f'.param {p}' for p in _assigned(one.parameters)), *_definitions(one, lambda sub: _spice_subcircuit(sub, times)), *_body(one, lambda c: _card(c, None if times else call, times))]
     return '\n'.join([f'* {self.title}', *cards, *_spice_analysis(*how), '.end'])+'\n'
 Circuit.netlist = netlist
 

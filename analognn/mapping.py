@@ -76,11 +76,17 @@ def _common(name, layers):
 def _check_layer(l):
     for name, t in (('weight', l.weight), ('bias', l.bias), ('offset', l.offset)):
         if t is not None and not torch.isfinite(t).all(): raise CircuitError(f"{name} holds NaN or infinite values; a resistor needs finite ones")
+        if t is not None and name!='weight' and t.shape!=l.weight.shape[:1]: raise ShapeError(f"{name} has shape {tuple(t.shape)}; allowed: ({len(l.weight)},)")
+
+def _as_inputs(x, n_in):
+    "Inputs in double precision"
+    x = torch.as_tensor(x, dtype=torch.float64)
+    if x.ndim not in (1, 2) or x.shape[-1]!=n_in or not x.numel(): raise ShapeError(f"x has shape {tuple(x.shape)}; allowed: ({n_in},) or (points, {n_in}) with at least one point")
+    return x
 
 def _inputs(ckt, x, n_in):
     "A source for each input, swept if there are many points"
-    x = torch.as_tensor(x, dtype=torch.float64)
-    if x.ndim not in (1, 2) or x.shape[-1]!=n_in or not x.numel(): raise ShapeError(f"x has shape {tuple(x.shape)}; allowed: ({n_in},) or (points, {n_in}) with at least one point")
+    x = _as_inputs(x, n_in)
     for j in range(n_in): ckt.V(f'x{j}', f'x{j}', '0', x[..., j])
     return [f'x{j}' for j in range(n_in)]
 
@@ -222,7 +228,8 @@ def opamp_macro(ckt:Circuit, # Gets the components
                )->Circuit:
     "An op-amp with one pole at gbw / gain"
     if not (1<=gain<math.inf and 0<gbw<math.inf): raise ConfigError(f"gain is {gain!r} and gbw {gbw!r}; allowed: a finite gain of 1 or more, and a positive number of hertz")
-    if not 0<=noise<math.inf: raise ConfigError(f"noise is {noise!r}; allowed: volts by root hertz, 0 or more")
+    if noise!=0 and not 1e-15<=noise<=1: raise ConfigError(f"noise is {noise!r}; allowed: 0, or 1e-15 to 1 volts by root hertz")
+    if not v_max>0: raise ConfigError(f"v_max is {v_max!r}; allowed: a positive number of volts, or infinite for no rails")
     knee, inner = pick(dict(hard=False, knee=True), saturation, 'saturation') and v_max<math.inf, f'{name}_pole'
     gm = knee_gm if knee else 1e-3
     if offset:

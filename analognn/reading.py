@@ -7,21 +7,22 @@ __all__ = ['spice_number', 'read_spice', 'from_pyspice']
 
 # %% ../nbs/38_reading.ipynb #84b5ad97
 import re
-from dataclasses import fields
+from contextlib import contextmanager
+from math import inf
 
 from .circuit import (CCCS, CCVS, Capacitor, Circuit, CurrentSource, Diode, Inductor, Instance, Mosfet, OpAmp, Param, Pulse, PWL, Rail, Relu, Resistor, Sigmoid, Sine, Subcircuit,
-                              Tanh, VCCS, VCVS, VoltageSource, _curves, _level_1, _nullor_ohm, from_netlist)
+                              Tanh, VCCS, VCVS, VoltageSource, _curves, _deepest, _level_1, _nullor_ohm, from_netlist)
 from .core import CircuitError, NetlistError, pick
 
 # %% ../nbs/38_reading.ipynb #e873ff24
 def _cards(text):
     "The title, and (number of the line, card) of each card, with single blanks and none around = , ( )"
-    title, *lines = text.splitlines() or ['']
+    title, *lines = re.split(r'\r?\n', text)
     if re.match(r'\s*\*(#|ng_)', title, re.I): raise NetlistError(f"line 1 is {title[:80]!r}, a command to ngspice")
     cards = []
     for k, line in enumerate(lines, 2):
         if re.match(r'\s*\*#', line): raise NetlistError(f"line {k} is {line[:80]!r}, a command to ngspice")
-        line = re.split(r';|(?<=\s)\$', line)[0].strip() if line.lstrip()[:1]!='*' else ''
+        line = re.split(r';|(?<=\s)\$', line)[0].strip(' \t') if line.lstrip()[:1]!='*' else ''
         if not line: continue
         if re.search(r'[^\t -~]|[`"\'\\]', line): raise NetlistError(f"line {k} is {line[:80]!r}; allowed: plain characters without quotes")
         if line[0]!='+': cards.append((k, line))
@@ -36,14 +37,16 @@ def _as_title(line):
 
 # %% ../nbs/38_reading.ipynb #97e0f134
 _scales = dict(t='e12', g='e9', meg='e6', k='e3', m='e-3', u='e-6', n='e-9', p='e-12', f='e-15')
-_quantity = re.compile(r'([-+]?(?:\d+(?:\.\d*)?|\.\d+))(?:e([-+]?\d+))?(t|g|meg|k|m(?!eg)|u|n|p|f)?(?:ohms?|v|volts?|h|hz|s|(?<=[tgkmunp])a|(?<=[tgkmunp])f)?', re.I)
+_quantity = re.compile(r'([-+]?(?:\d+(?:\.\d*)?|\.\d+))(?:e([-+]?\d{1,4}))?(t|g|meg|k|m(?!eg)|u|n|p|f)?(?:ohms?|v|volts?|h|hz|s|(?<=[tgkmunpf])a|(?<=[tgkmunpf])f)?', re.I)
 
 def spice_number(word:str # As in a netlist: 4.7k, 10Meg, 3uF
                 )->float:
     "A number with a scale and a unit, to the last bit as if it had been written out"
     m = _quantity.fullmatch(word)
-    if not m: raise NetlistError(f"{word!r} is not a number; allowed: digits, then t, g, meg, k, m, u, n, p or f, then a unit")
-    return float(f"{m[1]}e{int(m[2] or 0)+int(_scales.get((m[3] or '').lower(), 'e0')[1:])}")
+    if not m: raise NetlistError(f"{word[:80]!r} is not a number; allowed: digits, then t, g, meg, k, m, u, n, p or f, then a unit")
+    value = float(f"{m[1]}e{int(m[2] or 0)+int(_scales.get((m[3] or '').lower(), 'e0')[1:])}")
+    if abs(value)==inf: raise NetlistError(f"{word[:80]!r} is too large")
+    return value
 
 # %% ../nbs/38_reading.ipynb #a1fccc5b
 def _read(word):
@@ -77,14 +80,22 @@ def _wave(form, text):
     if form in ('sin', 'sine') and 3<=len(x)<=5: return Sine(*x)
     raise NetlistError(f"{form}({text[:60]}) has {len(x)} numbers; allowed: PULSE with 7, SIN with 3 to 5, PWL with pairs")
 
+def _first(wave):
+    "What a waveform holds at time 0, perhaps a parameter"
+    early = isinstance(wave, PWL) and (isinstance(t := wave.corners[0][0], Param) or t<0)
+    return VoltageSource('x', 'a', '0', wave).start if early else wave.corners[0][1] if isinstance(wave, PWL) else next(iter(wave.values().values()))
+
+_direct, _small = r'(?:dc )?(?P<dc>[^\s()]+)', r'(?:^| )ac (?P<size>[^\s()]+)(?: (?P<phase>[^\s()]+))?'
+_source_form = re.compile(rf'(?:{_direct})?(?:{_small})?(?:(?:^| )(?P<form>pulse|sine?|pwl)\((?P<numbers>[^()]*)\))?', re.I)
+
 def _held(text, label):
     "What a source holds"
-    m = re.fullmatch(r'(?:(?:dc )?(?P<dc>[^\s()]+))?(?: ?ac [^\s()]+(?: [^\s()=]+)?)?(?: ?(?P<form>pulse|sine?|pwl)\((?P<numbers>[^()]*)\))?', text, re.I)
+    m = _source_form.fullmatch(text)
     if not m or not (m['dc'] or m['form']): raise NetlistError(f"{label} holds {text[:80]!r}; allowed: a value, or PULSE, SIN or PWL")
-    value = _read(m['dc']) if m['dc'] else None
+    value, *_ = [_read(m[k]) if m[k] else None for k in ('dc', 'size', 'phase')]
     if not m['form']: return value
     wave = _wave(m['form'].lower(), m['numbers'])
-    if value is not None and value!=VoltageSource('x', 'a', '0', wave).start: raise NetlistError(f"{label} holds {m['dc']} for direct current and another value at time 0; allowed: the same, or a waveform alone")
+    if value is not None and value!=_first(wave): raise NetlistError(f"{label} holds {m['dc']} for direct current and another value at time 0; allowed: the same, or a waveform alone")
     return wave
 
 def _source(cls):
@@ -169,9 +180,22 @@ _letters = dict(r=_linear(Resistor), c=_linear(Capacitor), l=_linear(Inductor), 
 _analyses = ('.op', '.dc', '.ac', '.tran', '.noise')          # a circuit holds no analysis
 _tolerances = re.compile(r'\.options?( (reltol|abstol|vntol|gmin|trtol|itl\d|gminsteps)=\S+| noopiter)*', re.I)
 
+@contextmanager
+def _line(k, card):
+    "Errors name the line, the innermost one"
+    try: yield
+    except (NetlistError, CircuitError, ValueError) as e:
+        if str(e).startswith('line '): raise
+        raise NetlistError(f"line {k}, {card[:60]!r}: {e}") from e
+
 class _Scope:
     "Cards of the netlist, or of one subcircuit"
     def __init__(self, outer=None): self.outer, self.cards, self.models, self.nullors = outer, [], {}, {}
+
+    def define(self, name, model):
+        "A model; which of two of one name is meant depends on who reads"
+        if name in self.models: raise NetlistError(f"model {name} is defined twice")
+        self.models[name] = model
 
     def model(self, name, kinds, label):
         "Kind and values of a model, from here or from around"
@@ -188,25 +212,26 @@ class _Scope:
         "Add the components of all cards"
         for k, card in self.cards:
             label, *words = card.split()
-            try:
+            with _line(k, card):
                 made = pick(_letters, label[0].lower(), 'kind of component')(label, words, self)
                 if made is not None: ckt.add(made)
-            except (NetlistError, CircuitError, ValueError) as e: raise NetlistError(f"line {k}, {card[:60]!r}: {e}") from e
         if self.nullors: raise NetlistError(f"{min(self.nullors)} is half an op-amp")
         return ckt
 
 class _Netlist(_Scope):
     "All of it"
-    def __init__(self): super().__init__(); self.found, self.made, self.parameters = {}, {}, {}
+    def __init__(self): super().__init__(); self.found, self.made, self.parameters, self.path = {}, {}, {}, []
 
     def subcircuit(self, name, label):
         low = name.lower()
         if low not in self.found: raise NetlistError(f"{label} is a {name}; known subcircuits: {', '.join(self.found) or 'none'}")
+        if low in self.path: raise NetlistError(f"subcircuit {name} leads back to itself")
+        if len(self.path)>_deepest: raise NetlistError(f"subcircuit {name} is inside more than {_deepest} others")
         if low not in self.made:
-            self.made[low] = None
+            self.path.append(low)
             ports, parameters, scope = self.found[low]
             self.made[low] = scope.fill(Subcircuit(low, *ports).param(**parameters))
-        if self.made[low] is None: raise NetlistError(f"subcircuit {name} leads back to itself")
+            self.path.pop()
         return self.made[low]
 
     def begin(self, words):
@@ -222,8 +247,7 @@ class _Netlist(_Scope):
         "Put each card where it belongs"
         inside = None
         for k, card in cards:
-            try: inside = self.put(k, card, inside)
-            except (NetlistError, CircuitError, ValueError) as e: raise NetlistError(f"line {k}, {card[:60]!r}: {e}") from e
+            with _line(k, card): inside = self.put(k, card, inside)
         if inside: raise NetlistError("the last subcircuit has no .ends")
 
     def put(self, k, card, inside):
@@ -231,7 +255,7 @@ class _Netlist(_Scope):
         first, *words = card.split()
         word, scope = first.lower(), inside or self
         if word[0]!='.': scope.cards.append((k, card))
-        elif word=='.model': scope.models.update([_model(card)])
+        elif word=='.model': scope.define(*_model(card))
         elif word=='.ends' and inside and (not words or self.found.get(words[0].lower(), [None])[-1] is inside): return None
         elif inside: raise NetlistError("not accepted inside a subcircuit")
         elif word=='.subckt': return self.begin(words)
@@ -243,6 +267,7 @@ class _Netlist(_Scope):
 def read_spice(text:str # A netlist for ngspice or LTspice, of components that are known here
               )->Circuit:
     "The circuit of a netlist; a `NetlistError` names the line that is not accepted"
+    if not isinstance(text, str): raise NetlistError(f"text is a {type(text).__name__}; allowed: a netlist, a str")
     try: return from_netlist(text)
     except (NetlistError, CircuitError): title, cards = _cards(text)
     ends = [i for i, (_, card) in enumerate(cards) if card.lower()=='.end']
@@ -251,12 +276,15 @@ def read_spice(text:str # A netlist for ngspice or LTspice, of components that a
     netlist.sort(cards[:-1] if ends else cards)
     ckt = netlist.fill(Circuit(_as_title(title)).param(**netlist.parameters))
     for name in netlist.found: netlist.subcircuit(name, 'a subcircuit')           # so that mistakes in unused ones are seen
-    ckt.netlist()              # refuses what ngspice would understand differently
+    if not len(ckt): raise NetlistError("there is no component in the netlist; text is a netlist itself, not a path to one")
+    try: ckt.netlist()         # refuses what ngspice would understand differently
+    except CircuitError as e: raise NetlistError(str(e)) from e
     return ckt
 
 # %% ../nbs/38_reading.ipynb #a7f39be0
 def from_pyspice(circuit # A `PySpice.Spice.Netlist.Circuit`
                 )->Circuit:
     "The circuit of one that was made with PySpice; a `NetlistError` names what has no component"
+    if not any(c.__module__.startswith('PySpice.') for c in type(circuit).__mro__): raise NetlistError(f"circuit is a {type(circuit).__name__}; allowed: a Circuit of PySpice")
     return read_spice(re.sub(r'^(I\S+ \S+ \S+ )(.*)$', lambda m: m[1]+re.sub(r'(?<=[\d.])A\b', '', m[2]), str(circuit), flags=re.M))       # its amperes are no attos
 Circuit.from_pyspice = staticmethod(from_pyspice)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from multiprocessing import Pipe
+from numbers import Integral, Real
 from pathlib import Path
 from time import monotonic
 
@@ -626,6 +627,12 @@ class NoiseSpectrum:
     density: torch.Tensor    # (points,) volts by root hertz, at the output
     total: float             # Volts rms, over the whole range
 
+def _meant(table, name, argument, what):
+    "What stands at a name, told apart without case"
+    if not isinstance(name, str): raise ConfigError(f"{argument} is {name!r}; allowed: the name of a {what}")
+    by_name = {k.lower(): v for k,v in table.items()}
+    return pick(by_name, name.lower() if name.lower() in by_name else name, what)
+
 def noise_ngspice(ckt:Circuit, # Of one chip and one point
                   output:str, # Name of a node
                   source:str, # Name of the voltage source that is the input, without its V
@@ -638,9 +645,10 @@ def noise_ngspice(ckt:Circuit, # Of one chip and one point
     ckt = flattened(ckt)
     check_circuit(ckt)
     if ckt.shape!=(1, 1): raise ShapeError(f"circuit {ckt.title!r} has (chips, points) {ckt.shape}; noise is that of `one_point` of `one_chip`")
-    if not 0<f_low<f_high<math.inf or per_decade<1: raise ConfigError(f"f_low is {f_low}, f_high {f_high} and per_decade {per_decade}; allowed: 0 < f_low < f_high, and one or more in a decade")
-    pick({n.lower(): n for n in ckt.nodes}, output.lower(), 'node')
-    label = pick({c.name.lower(): c.label for c in ckt if isinstance(c, VoltageSource)}, source.lower(), 'voltage source')
+    if not (isinstance(f_low, Real) and isinstance(f_high, Real) and 0<f_low<f_high<math.inf): raise ConfigError(f"f_low is {f_low!r} and f_high {f_high!r}; allowed: numbers of hertz, 0 < f_low < f_high")
+    if not (isinstance(per_decade, Integral) and per_decade>=1): raise ConfigError(f"per_decade is {per_decade!r}; allowed: a whole number of 1 or more")
+    _meant({n: n for n in ckt.nodes}, output, 'output', 'node')
+    label = _meant({c.name: c.label for c in ckt if isinstance(c, VoltageSource)}, source, 'source', 'voltage source')
     deck = re.sub(rf'^({label} .*)$', r'\1 AC 1', _printable(ckt).netlist(), flags=re.M)
     curve, total = run_ngspice(deck.replace('\n.op\n', f'\n.noise v(n_{output}) {label} dec {per_decade} {f_low:.17g} {f_high:.17g}\n'), timeout)
     as_tensor = lambda name: torch.from_numpy(curve[name].copy())

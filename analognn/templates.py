@@ -16,7 +16,7 @@ import torch
 from .circuit import Circuit, VoltageSource
 from .core import ShapeError
 from .crossbar import crossbar_circuit, effective_conductance
-from .mapping import _clamped_stage, _clipped_stage, _inputs, _supplies, neuron
+from .mapping import _as_inputs, _clamped_stage, _clipped_stage, _inputs, _supplies, neuron
 from .nn import LayerChip
 from .nonideal import Hardware, cut_small, noise_gain, summer
 from .plot import figure, style
@@ -87,6 +87,12 @@ def difference_schematic():
     return schematic(draw, (-3.2, 13.5), (-5.6, 5.6), 'page')
 
 # %% ../nbs/39_templates.ipynb #c123c9cd
+def _as_weight(weight):
+    "Weights in double precision"
+    w = torch.as_tensor(weight, dtype=torch.float64)
+    if w.ndim!=2 or not w.numel(): raise ShapeError(f"weight has shape {tuple(w.shape)}; allowed: (n_out, n_in), one or more of each")
+    return w
+
 def _signed(v, sign): return (sign*v).clamp(min=0)
 
 def difference_circuit(weight:torch.Tensor, # (n_out, n_in) effective weights
@@ -120,9 +126,10 @@ def _difference(ckt, tag, ohms, offset, hardware, stage):
 
 def _three(weight, bias, offset, errors):
     "Weights and biases that have resistors, with all errors, in double precision"
-    w = cut_small(torch.as_tensor(weight, dtype=torch.float64))
+    w = cut_small(_as_weight(weight))
     zeros = lambda v, *shape: torch.zeros(len(w), *shape, dtype=torch.float64) if v is None else torch.as_tensor(v, dtype=torch.float64)
     b, offset, errors = cut_small(zeros(bias)), zeros(offset, 3), zeros(errors, 4)
+    if b.shape!=(len(w),): raise ShapeError(f"bias has shape {tuple(b.shape)}; allowed: ({len(w)},)")
     if offset.shape!=(len(w), 3) or errors.shape!=(len(w), 4): raise ShapeError(f"offset has shape {tuple(offset.shape)} and errors {tuple(errors.shape)}; allowed: ({len(w)}, 3) and ({len(w)}, 4)")
     return w, b, offset, errors
 
@@ -131,7 +138,7 @@ def difference_form(weight:torch.Tensor, bias:torch.Tensor|None, x:torch.Tensor,
                    )->torch.Tensor: # (points, n_out) volts, float64
     "Output of a `difference_circuit` by formula"
     (w, b, offset, errors), h = _three(weight, bias, offset, errors), hardware or Hardware()
-    x, (r1, r2, r3, r4) = torch.as_tensor(x, dtype=torch.float64), (1+errors).T
+    x, (r1, r2, r3, r4) = _as_inputs(x, w.shape[1]), (1+errors).T
     def sum_of(k, sign):
         ws, bs = _signed(w, sign), _signed(b, sign)
         return summer(-(x@ws.T+bs), noise_gain(ws, bs, h.v_ref), offset[:, k], h.gain, h.v_max, h.saturation)
@@ -159,7 +166,7 @@ def crossbar_schematic():
 
 def _lines(weight, r_ref):
     "Conductances for inputs and their negatives"
-    w = torch.as_tensor(weight, dtype=torch.float64)
+    w = _as_weight(weight)
     return torch.cat([_signed(w, -1), _signed(w, 1)], 1)/r_ref
 
 def crossbar_layer_circuit(weight:torch.Tensor, # (n_out, n_in)
@@ -169,8 +176,8 @@ def crossbar_layer_circuit(weight:torch.Tensor, # (n_out, n_in)
                            r_ref:float=1e4 # Resistance of a weight of 1, and of the feedback, ohms
                           )->Circuit: # Outputs at nodes y0, y1, ...; give their voltages to the ADC
     "A crossbar with the sources that a DAC sets, and amplifiers"
-    g, x = _lines(weight, r_ref), torch.as_tensor(x, dtype=torch.float64)
-    if x.ndim not in (1, 2) or 2*x.shape[-1]!=g.shape[1]: raise ShapeError(f"x has shape {tuple(x.shape)}; allowed: ({g.shape[1]//2},) or (points, {g.shape[1]//2})")
+    g = _lines(weight, r_ref)
+    x = _as_inputs(x, g.shape[1]//2)
     held = x if dac is None else dac.dac(x)
     ckt, v = Circuit(f'crossbar layer {x.shape[-1]}-{len(g)}'), torch.cat([held, -held], -1)
     for c in crossbar_circuit(g, torch.zeros(len(g.T)), r_wire):
@@ -186,9 +193,10 @@ def crossbar_layer_form(weight:torch.Tensor, x:torch.Tensor, r_wire:float, dac=N
                         r_ref:float=1e4 # As for `crossbar_layer_circuit`
                        )->torch.Tensor: # (..., n_out) volts
     "What a crossbar between converters computes"
-    x = torch.as_tensor(x, dtype=torch.float64)
+    g = _lines(weight, r_ref)
+    x = _as_inputs(x, g.shape[1]//2)
     held = x if dac is None else dac.dac(x)
-    y = -r_ref*torch.cat([held, -held], -1)@effective_conductance(_lines(weight, r_ref), r_wire).T
+    y = -r_ref*torch.cat([held, -held], -1)@effective_conductance(g, r_wire).T
     return y if adc is None else adc.adc(y)
 
 # %% ../nbs/39_templates.ipynb #52170dd2

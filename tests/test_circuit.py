@@ -1,13 +1,14 @@
 "Circuits: what is printed is what is read; nothing else is accepted"
 import random, string
-import pytest, torch
+import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from analognn.circuit import PWL, Circuit, Instance, Param, Pulse, Sine, Subcircuit, check_circuit, flattened, from_netlist, one_chip, one_point, with_parameters
+from analognn.circuit import PWL, Circuit, Instance, Param, Pulse, Sine, Subcircuit, check_circuit, flattened, from_netlist, one_chip, one_point, scaled, with_parameters
 from analognn.core import AnalogError, CircuitError, NetlistError, ShapeError
 from analognn.memristor import StanfordPKU, VTEAM
 from analognn.nodal import solve
 from analognn.spice import random_circuit, run_ngspice
+from analognn.timedomain import transient
 
 words = st.text(string.ascii_letters+string.digits+'_', min_size=1, max_size=6)
 numbers = st.floats(-1e9, 1e9, allow_nan=False)
@@ -133,6 +134,79 @@ def test_ngspice_reads_subcircuits_as_flattened_does(ngspice):
         seen = {n[2:-1].replace('.', '_'): v[0] for n, v in plot.data.items() if n.startswith('v(')}
         assert seen.keys()=={n.lower() for n in sol.nodes}
         assert max(abs(seen[n.lower()]-sol[n].item()) for n in sol.nodes)<1e-9
+
+def test_parameters_are_not_named_like_subcircuits(ngspice):
+    "Names of both from the same few letters: printed for ngspice as it is solved, or refused, and then ngspice may take one for the other"
+    refused = 0
+    for seed in range(30):
+        rng = random.Random(f'names {seed}')
+        (top, inner, outer), subs = (rng.choice('rstuvwx') for _ in range(3)), rng.sample('RSTUVWX', 2)
+        sub = Subcircuit(subs[0], 'p').param(**{inner: 2e3}).R('1', 'p', '0', Param(inner))
+        nest = Subcircuit(subs[1], 'p').param(**{outer: 3e3}).R('1', 'p', 'q', Param(outer)).X('1', sub, 'q')
+        ckt = Circuit('names').param(**{top: 1e3}).V('1', 'a', '0', 1.).R('1', 'a', 'b', Param(top)).X('1', nest, 'b').X('2', sub, 'b')
+        if {top, inner, outer} & {s.lower() for s in subs}:
+            refused += 1
+            with pytest.raises(NetlistError, match='is a parameter and a subcircuit'): ckt.netlist()
+        else:
+            (plot,) = run_ngspice(ckt.netlist())
+            assert plot['v(b)'][0]==pytest.approx(10/17, abs=1e-12)
+    assert 5<refused<25
+
+def test_memristors_in_subcircuits(ngspice):
+    "Solved flat, printed with subcircuits, read, and run by ngspice to the same"
+    cell = Subcircuit('cell', 'p', 'q').add(VTEAM('m', 'p', 'q', .25)).R('1', 'p', 'q', 1e5)
+    pair = Subcircuit('pair', 'p').X('1', cell, 'p', 'm').X('2', cell, 'm', '0')
+    ckt = Circuit('memories').V('in', 'a', '0', Sine(.3, 1., 1e3)).R('1', 'a', 'b', 1e4).X('1', pair, 'b').X('2', cell, 'b', '0')
+    assert {n for n in solve(ckt).nodes if 'state' in n}=={'x1_x1_state_m', 'x1_x2_state_m', 'x2_state_m'}
+    for how, flat in (({}, solve(ckt)), (dict(t_stop=1e-3, dt=2e-6), transient(ckt, 1e-3, 2e-6))):
+        for dialect in ('ngspice', 'ltspice'): assert from_netlist(ckt.netlist(dialect, **how)).netlist(dialect, **how)==ckt.netlist(dialect, **how)
+        (plot,) = run_ngspice(ckt.netlist(**how))
+        for n in flat.nodes:
+            seen = plot[f"v({n.replace('1_', '1.').replace('2_', '2.')})"]
+            if how: seen = np.interp(flat.t, plot['time'], seen)
+            assert abs(torch.as_tensor(seen)-flat[n]).max()<(2e-3 if how else 1e-9)
+    with pytest.raises(CircuitError, match='x0 of Bmem_1 is a parameter'): Subcircuit('s', 'p').param(x=.5).add(VTEAM('1', 'p', '0', Param('x')))
+
+def test_values_of_instances():
+    "All parameters, by name; a copy does not make a default a given one"
+    values = torch.tensor([[1.], [2.]])
+    sub = Subcircuit('s', 'p').param(r=values, u=3.).R('1', 'p', '0', Param('r')).R('2', 'p', '0', Param('u'))
+    ckt = Circuit('c').V('1', 'a', '0', 1.).X('1', sub, 'a', u=5.).X('2', sub, 'a')
+    assert ckt.components['x1'].values()['u']==5. and ckt.components['x2'].values()['u']==3. and ckt.components['x1'].values()['r'] is sub.parameters['r']
+    new = ckt.with_values({'X2.u': 7.})
+    assert flattened(new).components['rx2_2'].ohm==7. and flattened(ckt).components['rx2_2'].ohm==3.
+    one = one_chip(ckt, 1)
+    assert one.components['x1'].parameters==dict(u=5.) and one.components['x1'].of is one.components['x2'].of and flattened(one).components['rx1_1'].ohm==2.
+
+def test_factors_reach_into_subcircuits():
+    sub = Subcircuit('s', 'p').param(r=2.).R('1', 'p', '0', Param('r')).R('2', 'p', '0', 8.)
+    ckt = Circuit('c').param(u=3.).V('1', 'a', '0', 1.).R('1', 'a', 'b', Param('u')).X('1', sub, 'b')
+    warm = scaled(ckt, {'R*.ohm': torch.tensor([1., 2.])})
+    assert {c.label: c.ohm.tolist() for c in warm if c.letter=='R'}=={'R1': [3., 6.], 'Rx1_1': [2., 4.], 'Rx1_2': [8., 16.]}
+    assert torch.allclose(solve(warm)['b'], solve(ckt)['b'], rtol=0, atol=1e-15)        # all alike: the same divider
+    with pytest.raises(CircuitError, match='Rx1_1.ohm'): scaled(ckt, {'X1.r': 2.})
+
+def test_a_parameter_is_given_once():
+    sub = Subcircuit('s', 'p').param(r=2.).R('1', 'p', '0', Param('r'))
+    for make in (lambda: Circuit('c').X('2', sub, 'a', r=1., R=5.), lambda: with_parameters(Circuit('c').param(r=1.), r=2., R=3.)):
+        with pytest.raises(CircuitError, match='given r, R'): make()
+
+@pytest.mark.parametrize('wave', [Pulse(0., Param('x')), Sine(0., 1., Param('x')), PWL(((0., 1.), (Param('x'), 2.)))])
+def test_waveforms_of_parameters_have_no_values_yet(wave):
+    with pytest.raises(CircuitError, match='is a parameter'): wave.at(torch.zeros(1))
+    ckt = Circuit('c').param(x=1.).V('1', 'a', '0', wave)
+    with pytest.raises(CircuitError, match='is a parameter'): ckt.components['v1'].start
+    assert isinstance(flattened(ckt).components['v1'].start, float)
+
+def test_nests_built_from_the_outside():
+    "Each is put into the one around it before anything is in it"
+    top = around = Circuit('c').V('1', 'a', '0', 1.)
+    for k in range(200):
+        sub = Subcircuit(f's{k}', 'a')
+        around.X('1', sub, 'a')
+        around = sub
+    for f in (flattened, solve, Circuit.netlist):
+        with pytest.raises(CircuitError, match='more than 50'): f(top)
 
 def test_chips_inside_subcircuits():
     sub = Subcircuit('s', 'a').param(r=torch.tensor([[1.], [2.], [4.]])).R('1', 'a', '0', Param('r')).R('2', 'a', '0', torch.tensor([[1.], [1.], [4.]]))

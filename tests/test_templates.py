@@ -10,7 +10,7 @@ from analognn.converters import Converter
 from analognn.core import ConfigError, ShapeError, stream
 from analognn.geo_tiles import TiledLinear, tile_plan, tiled_circuit
 from analognn.geosparse import GeoSparseLinear, geo_connectivity
-from analognn.mapping import opamp_macro, output_noise, output_voltages
+from analognn.mapping import linear_circuit, opamp_macro, output_noise, output_voltages
 from analognn.nn import draw as draw_chip
 from analognn.nodal import solve
 from analognn.nonideal import Hardware, summer
@@ -53,9 +53,19 @@ def test_a_crossbar_layer_is_its_formula(seed, n_in, n_out, r_wire):
 
 @pytest.mark.parametrize('shape', [(4,), (2, 2, 3), ()])
 def test_shapes(shape):
-    for make in (lambda x: crossbar_layer_circuit(torch.ones(2, 3), x, 1.), lambda x: difference_circuit(torch.ones(2, 3), None, x)):
-        with pytest.raises(ShapeError, match='allowed'): make(torch.ones(shape))
+    for make in (lambda x: crossbar_layer_circuit(torch.ones(2, 3), x, 1.), lambda x: crossbar_layer_form(torch.ones(2, 3), x, 1.), lambda x: difference_circuit(torch.ones(2, 3), None, x), lambda x: difference_form(torch.ones(2, 3), None, x)):
+        with pytest.raises(ShapeError, match='x has shape.*allowed'): make(torch.ones(shape))
     with pytest.raises(ShapeError, match=r'\(2, 3\) and \(2, 4\)'): difference_circuit(torch.ones(2, 3), None, torch.ones(3), offset=torch.ones(2))
+
+@pytest.mark.parametrize('shape', [(3,), (1,), (), (2, 1)])
+def test_shapes_of_biases(shape):
+    for make in (difference_circuit, difference_form, linear_circuit):
+        with pytest.raises(ShapeError, match=r'bias has shape.*\(2,\)'): make(torch.ones(2, 3), torch.ones(shape), torch.ones(3))
+
+@pytest.mark.parametrize('shape', [(3,), (2, 3, 1), (), (0, 3), (2, 0)])
+def test_shapes_of_weights(shape):
+    for make in (lambda w: difference_circuit(w, None, torch.ones(3)), lambda w: difference_form(w, None, torch.ones(3)), lambda w: crossbar_layer_circuit(w, torch.ones(3), 1.), lambda w: crossbar_layer_form(w, torch.ones(3), 1.)):
+        with pytest.raises(ShapeError, match='weight has shape'): make(torch.ones(shape))
 
 @pytest.mark.parametrize('name', ['difference', 'crossbar', 'opamp', 'clamp', 'activation'])
 def test_drawings(name):
@@ -89,9 +99,9 @@ def test_an_opamp_macro_is_a_summer(saturation):
     inside = y.abs()<2.        # a hard rail of the macro is inside the loop: the same output
     assert torch.allclose(solve(ckt)['o'][inside], y[inside], rtol=0, atol=1e-9) and torch.allclose(solve(ckt)['o'], y, rtol=0, atol=1e-8)
 
-@pytest.mark.parametrize('bad', [dict(noise=-1.), dict(noise=math.inf), dict(gain=.5), dict(gbw=0.), dict(saturation='soft')])
+@pytest.mark.parametrize('bad', [dict(noise=v) for v in (-1., math.inf, math.nan, 1e-200, 1e200)]+[dict(gain=.5), dict(gbw=0.), dict(saturation='soft')]+[dict(v_max=v, saturation=s) for v in (-1., 0., math.nan) for s in ('hard', 'knee')])
 def test_an_opamp_macro_is_asked_for_sensible_things(bad):
-    with pytest.raises(ConfigError): opamp_macro(Circuit('c'), 'u', 'o', 'p', 'm', **dict(gain=1e5, gbw=1e6) | bad)
+    with pytest.raises(ConfigError, match=next(iter(bad))): opamp_macro(Circuit('c'), 'u', 'o', 'p', 'm', **dict(gain=1e5, gbw=1e6) | bad)
 
 @pytest.mark.parametrize('w', [[.5], [2., -1.], [.1, .2, -3.]])
 @pytest.mark.parametrize('noise', [0., 4e-9, 1e-7])
@@ -105,3 +115,9 @@ def test_noise_of_a_summer(ngspice, w, noise):
     assert found.density[0].item()==pytest.approx(output_noise(S, 1e4, noise).item(), rel=2e-6)
     assert len(found.frequency)==41 and found.frequency[[0, -1]].tolist()==pytest.approx([10., 1e3])
     assert found.total==pytest.approx(found.density[0].item()*math.sqrt(990), rel=1e-3)
+
+@pytest.mark.parametrize('bad, match', [(dict(output=None), 'output is None'), (dict(output='x'), "unknown node 'x'"), (dict(source='Vin'), "'Vin'"), (dict(source=1), 'source is 1'), (dict(f_low='1'), "f_low is '1'"), (dict(f_high=math.nan), 'f_high nan'), (dict(f_low=1e4), 'f_low is 10000'),
+                                        (dict(per_decade=2.5), 'per_decade is 2.5'), (dict(per_decade=0), 'per_decade is 0')])
+def test_noise_is_asked_for_sensible_things(bad, match):
+    ckt = Circuit('n').V('in', 'a', '0', 1.).R('1', 'a', 'b', 1e3).R('2', 'b', '0', 3e3)
+    with pytest.raises(ConfigError, match=match): noise_ngspice(ckt, **dict(output='B', source='IN', f_low=1., f_high=1e3) | bad)
