@@ -218,6 +218,8 @@ def fit_device(measured, # (1+pulses, n_devices) weights as from `response`, the
     w = {f: math.copysign(max(abs(getattr(kind(), f)), t[f'{k}_bound'][:, 0].mean()), getattr(kind(), f)) for f,k in (('w_max', 'up'), ('w_min', 'down')) if t[f'{k}_reached'].mean()<.5}
     values, intervals = _population(kind, {k: v[known] for k,v in t.items()}, w)
     fixed = dict(corrupt_devices_prob=float(stuck.double().mean())) | (dict(mult_noise=not adds) if asks else {}) | (dict(a=.5, b=0.) if kind is ExpStep else {})
+    span = float(measured.max()-measured.min())
+    if not values['dw_min']<=span: raise ConfigError(f"measured does not settle the steps of {kind.__name__}: dw_min would be {values['dw_min']:.3g}, and all curves lie within {span:.3g}; allowed: curves that arrive at both bounds, or another kind")
     if kind is LinearStep: fixed['allow_increasing'] = bool(min(values['gamma_up'], values['gamma_down'])<0)
     device = kind(**values, **w, **fixed)
     per_device = dict(dwmin_up=t['up_size'], dwmin_down=t['down_size'], max_bound=t['up_bound'], min_bound=-t['down_bound'])

@@ -89,3 +89,9 @@ good = SoftBounds(dw_min=.01).response(30, 30, 4, generator=stream(8))
     ((good+5, SoftBounds), {}, ConfigError, 'one side of 0'), ((0*good, SoftBounds), dict(sign=[1]*30+[-1]*30), ConfigError, 'never changes'), ((good, PiecewiseStep), dict(nodes=1), ConfigError, 'nodes')])
 def test_refuses(args, kw, error, text):
     with pytest.raises(error, match=text): fit_device(*args, **kw)
+
+def test_steps_that_the_curves_do_not_settle_are_refused():
+    "Curves that bend and end far from a bound say nothing about a power law's distance to it"
+    up = torch.linspace(0., 1., 21, dtype=torch.float64)[:, None]**torch.tensor([2.9, 3., 3.1], dtype=torch.float64)
+    w = torch.cat([up, up.flip(0)[1:]])-.5
+    with pytest.raises(ConfigError, match='does not settle the steps of PowStep'): fit_device(w, 'PowStep')
