@@ -7,6 +7,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FLAGS = $(shell command -v ngspice >/dev/null && echo spice)
 # Without a GPU Triton's kernels run in its interpreter, which must be asked for before anything imports Triton.
 INTERPRET = $(shell command -v nvidia-smi >/dev/null || echo TRITON_INTERPRET=1)
+# Two processes, each with whole files: tests of one file share what is slow to make.
+PYTEST = pytest -n 2 --dist loadfile
 SUMS = find nbs analognn \( -name '*.ipynb' -o -name '*.py' \) -not -path '*/.*' | LC_ALL=C sort | xargs cksum
 
 .NOTPARALLEL:
@@ -28,14 +30,14 @@ demo: setup ## the whole pipeline on a small network; ends with where the report
 	analognn run --force --out runs/demo
 
 test: sync notebooks ## package in step with notebooks, notebooks run as tests, pytest
-	pytest
+	$(PYTEST)
 
 test-all: sync wheel ## all that is slow too: every cell, every stored output, the wheel with its dependencies
 	$(INTERPRET) nbdev_test --n_workers 2 --flags 'slow $(FLAGS)'
 	python -m venv --clear build/wheel
 	build/wheel/bin/pip install -q -c constraints.txt dist/*.whl
 	build/wheel/bin/analognn run --force --out build/demo
-	pytest --slow
+	$(PYTEST) --slow
 
 sync: setup
 	@mkdir -p build; $(SUMS) > build/before; nbdev_export && nbdev_clean && $(SUMS) > build/after
