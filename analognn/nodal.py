@@ -7,6 +7,7 @@ __all__ = ['mosfet_current', 'solve', 'condition_number']
 
 # %% ../nbs/32_nodal.ipynb #d5cabb1a
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np, torch
 from torch.autograd.function import once_differentiable
@@ -20,13 +21,17 @@ _g0 = 1e-3           # siemens; any value gives the same solution
 _gmin = 1e-15        # siemens beside each junction of a transistor, as in our ngspice decks
 
 class _Equations:
-    "Collects the stamps of a circuit's components"
-    def __init__(self, ckt):
+    "Collects the stamps of a circuit's components; each conductance by itself if `apart`, with its current as an unknown"
+    def __init__(self, ckt, apart=False):
+        self.apart = apart
         self.row = {n.lower(): k for k,n in enumerate(ckt.nodes)}
         self.branch = {c.label: len(self.row)+k for k,c in enumerate(c for c in ckt if c.branch=='fixed' or isinstance(c, Memristor))}
         self.size = len(self.row)+len(self.branch)
         self.A, self.b, self.P, self.Q, self.blocks, self.owner = [], [], [], [], [], []
         for c in ckt: entry_of(_stamps, c)(self, c)
+
+    @cached_property
+    def values(self): return _values(self.A)
 
     def at(self, node): return self.row.get(node.lower())           # None for ground
     def entry(self, into, r, c, v):
@@ -53,7 +58,7 @@ class _Equations:
 
     def sense(self, a, b):
         "The voltage between `a` and `b` as an input of the next nonlinear block"
-        self.Q.append([self.size if k is None else k for k in (self.at(a), self.at(b))])        # ground comes after all unknowns
+        self.Q.append([-1 if k is None else k for k in (self.at(a), self.at(b))])        # ground comes after all unknowns
         self.owner.append(len(self.blocks))
 
     def sensed(self, x):
@@ -66,7 +71,11 @@ class _Equations:
 def _resistor(e, c): _conductance(e, c.a, c.b, 1/c.ohm)
 
 def _conductance(e, a, b, g):
-    for n, sign in ((a, 1.), (b, -1.)): e.between(e.A, a, b, e.at(n), sign*g)
+    if e.apart:
+        j, e.size = e.size, e.size+1
+        e.between(e.A, a, b, j, 1.); e.difference(j, a, b, g); e.entry(e.A, j, j, -1.)
+    else:
+        for n, sign in ((a, 1.), (b, -1.)): e.between(e.A, a, b, e.at(n), sign*g)
 
 def _voltage(e, c):
     j = e.fixed(c)
@@ -135,42 +144,55 @@ def _batched(v):
     t = torch.as_tensor(v, dtype=torch.float64)
     return t.reshape((1,)*(2-t.ndim)+t.shape)
 
-def _added(entries, at, n):
-    "Entries added up in places `at`, as (chips, points, n)"
-    v, at = [e[2] for e in entries], torch.as_tensor(at)
+def _values(entries):
+    "The values of entries: which of them are tensors, the others, and these as (chips, points, values)"
+    v = [x for *_,x in entries]
     swept = torch.tensor([isinstance(x, torch.Tensor) for x in v], dtype=torch.bool)
-    total = torch.zeros(n, dtype=torch.float64).index_add_(0, at[~swept], torch.tensor([x for x in v if not isinstance(x, torch.Tensor)], dtype=torch.float64))
-    if not swept.any(): return total.view(1, 1, n)
-    values = torch.stack(torch.broadcast_tensors(*[_batched(x) for x in v if isinstance(x, torch.Tensor)]), -1)
-    return total.expand(*values.shape[:2], n).index_add(2, at[swept], values)
+    alike = torch.tensor([x for x in v if not isinstance(x, torch.Tensor)], dtype=torch.float64)
+    return swept, alike, torch.stack(torch.broadcast_tensors(*[_batched(x) for x in v if isinstance(x, torch.Tensor)]), -1) if swept.any() else torch.zeros(1, 1, 0, dtype=torch.float64)
 
-def _dense(entries, rows, cols):
-    "Entries added up in a matrix (chips, points, rows, cols)"
-    return _added(entries, [r*cols+c for r,c,_ in entries] or torch.empty(0, dtype=torch.long), rows*cols).unflatten(-1, (rows, cols))
+def _sizes(values): return values[0], values[1].abs(), values[2].detach().abs()
+
+def _added(values, at, n):
+    "Values added up in places `at`, as (chips, points, n)"
+    (swept, alike, each), at = values, torch.as_tensor(at, dtype=torch.long)
+    total = torch.zeros(n, dtype=torch.float64).index_add_(0, at[~swept], alike)
+    return total.expand(*each.shape[:2], n).index_add(2, at[swept], each)
+
+def _dense(entries, rows, cols, values=None):
+    "Entries, or other values in their places, added up in a matrix (chips, points, rows, cols)"
+    return _added(values or _values(entries), [r*cols+c for r,c,_ in entries], rows*cols).unflatten(-1, (rows, cols))
 
 # %% ../nbs/32_nodal.ipynb #c794c586
+def _refined(A, inverse, rhs, n_steps=5):
+    "A^-1 rhs by iterative refinement; one step, and more while they change anything"
+    x = inverse(rhs)
+    for _ in range(n_steps):
+        step = inverse(rhs-A@x)
+        x = x+step
+        if not abs(step).max()>1e-10*abs(x).max(): break
+    return x
+
 def _dense_solver(e):
-    "Chips and points of the matrix, and a function for A^-1 of right-hand sides (..., size, k), with one step of iterative refinement; rows scaled to one"
-    A = _dense(e.A, e.size, e.size)
+    "Chips and points of the matrix, and a function for A^-1 of right-hand sides (..., size, k); rows scaled to one"
+    A = _dense(e.A, e.size, e.size, e.values)
     scale = 1/A.detach().abs().amax(-1, keepdim=True)
     each = (slice(None), 0) if A.shape[1]==1 else ...
     A, scale = (A*scale)[each], scale[each]
     def inverse(rhs):
         rhs, M = rhs*scale, A.expand(*rhs.shape[:-2], -1, -1)
         LU, pivots, _ = torch.linalg.lu_factor_ex(M)      # a singular matrix gives infinite values, which the caller explains
-        x = torch.linalg.lu_solve(LU, pivots, rhs)
-        return x + torch.linalg.lu_solve(LU, pivots, rhs-M@x)
+        return _refined(M, lambda b: torch.linalg.lu_solve(LU, pivots, b), rhs)
     return scale.shape[:2] if scale.ndim==4 else (len(scale), 1), inverse
 
 # %% ../nbs/32_nodal.ipynb #b7cb771d
 def _sparse(e, more=()):
-    "Rows and columns of the entries of A, column by column, with places for `more` of them; their values (chips, points, entries), rows scaled to one; the scale (chips, points, size); and the places"
-    entries = [*e.A, *((r, c, 0.) for r,c in more)]
-    places, at = np.unique([c*e.size+r for r,c,_ in entries], return_inverse=True)
+    "Rows and columns of the entries of A, column by column, with places for `more` of them; their values (chips, points, entries), rows scaled to one; the scale (chips, points, size); and the places of all that is added up"
+    places, at = np.unique([c*e.size+r for r,c,*_ in (*e.A, *more)], return_inverse=True)
     cols, rows = (torch.from_numpy(k) for k in np.divmod(places, e.size))
-    v = _added(entries, at, len(places))
+    v = _added(e.values, at[:len(e.A)], len(places))
     scale = 1/v.new_zeros(*v.shape[:2], e.size).scatter_reduce(-1, rows.expand_as(v), v.detach().abs(), 'amax')
-    return rows, cols, v*scale[..., rows], scale, torch.from_numpy(at[len(e.A):])
+    return rows, cols, v*scale[..., rows], scale, torch.from_numpy(at)
 
 def _csc(v, rows, cols, size):
     "One matrix in SciPy's form"
@@ -183,12 +205,6 @@ def _factored(A):
     try: return splu(A, permc_spec='MMD_AT_PLUS_A') if np.isfinite(A.data).all() else None
     except RuntimeError: return None
 
-def _refined(A, lu, rhs):
-    "A^-1 rhs with one step of iterative refinement"
-    if lu is None: return np.full_like(rhs, np.nan)
-    x = lu(rhs)
-    return x + lu(rhs-A@x)
-
 class _SparseSolve(torch.autograd.Function):
     "A^-1 rhs of several sparse matrices, each factored once: values (matrices, entries), right-hand sides (matrices, size, k)"
     @staticmethod
@@ -196,7 +212,7 @@ class _SparseSolve(torch.autograd.Function):
         matrices = (_csc(one, rows, cols, rhs.shape[-2]) for one in v.detach())
         factored = ((A, _factored(A)) for A in matrices)
         if any(ctx.needs_input_grad): factored = ctx.factored = list(factored)
-        x = torch.from_numpy(np.stack([_refined(A, lu and lu.solve, b) for (A, lu),b in zip(factored, rhs.detach().numpy())]))
+        x = torch.from_numpy(np.stack([_refined(A, lu.solve, b) if lu else np.full_like(b, np.nan) for (A, lu),b in zip(factored, rhs.detach().numpy())]))
         ctx.save_for_backward(x, rows, cols)
         return x
 
@@ -220,14 +236,18 @@ def _sparse_solver(e):
     return (chips, points), inverse
 
 # %% ../nbs/32_nodal.ipynb #0be44018
+def _row_sums(e):
+    "Sums of the sizes of all that was added up in each row (chips, points, size, 1)"
+    return _added(_sizes(e.values), [r for r,*_ in e.A], e.size)[..., None]
+
 def _reduce(e, solver, reduced=True):
-    "A^-1 b as (chips, points, size, 1), A^-1 P as (chips, points, size, blocks) if `reduced`, and how much A^-1 enlarges a random vector (chips, points)"
+    "A^-1 b as (chips, points, size, 1), A^-1 P as (chips, points, size, blocks) if `reduced`, and how much A^-1 enlarges a random vector with the weights of the rows (chips, points)"
     (chips, points), inverse = solver(e)
     b, P = _dense(e.b, e.size, 1), _dense(e.P, e.size, len(e.blocks)) if reduced else torch.zeros(1, 1, e.size, 0, dtype=torch.float64)
-    probe = torch.randn(e.size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    probe = _row_sums(e)*torch.randn(e.size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     shape = b.shape[:2]
     if chips==points==1: b = b.flatten(0, 1)[None]
-    if points==1: b, P = b[..., 0].mT, P[:, 0]                         # the same matrix at every point: points are right-hand sides
+    if points==1: b, P, probe = b[..., 0].mT, P[:, 0], probe[:, 0]     # the same matrix at every point: points are right-hand sides
     lead = torch.broadcast_shapes((chips, points)[:b.ndim-2], b.shape[:-2])
     x = inverse(torch.cat([m.expand(*lead, *m.shape[-2:]) for m in (b, P, probe)], -1))
     x0, T, growth = x[..., :b.shape[-1]], x[..., b.shape[-1]:-1], x[..., -1].detach().abs().amax(-1)
@@ -284,6 +304,10 @@ def _with_memory(kind):
 _laws = dict(rail=_rail, relu=_relu, tanh=_tanh, sigmoid=_sigmoid, junction=_without_g0, channel=_channel)
 
 # %% ../nbs/32_nodal.ipynb #b2f97884
+def _part(v, chip, point):
+    "What a tensor (chips, points, ...) holds for a chip and point, as (1, 1, ...)"
+    return v[chip*(len(v)>1), point*(v.shape[1]>1)][None, None]
+
 @dataclass
 class _Blocks:
     "The nonlinear components as one function of their input voltages (..., inputs)"
@@ -292,6 +316,8 @@ class _Blocks:
     inp: dict       # and their inputs, a tuple of lists
     values: dict    # and their values, each (chips, points, blocks)
     leak: float = 0.    # Siemens beside each channel, on the way to a solution
+
+    def of(self, *k): return replace(self, values={kind: [_part(v, *k) for v in vs] for kind,vs in self.values.items()})
 
     @property
     def all_values(self): return [v for vs in self.values.values() for v in vs]
@@ -346,6 +372,8 @@ class _Reduced:
 
     def put_in(self, z): return self.z0+_times(self.M, self.blocks(z)[0])
     def with_sources(self, scale): return replace(self, z0=scale*self.z0)
+    def of(self, *k): return replace(self, z0=_part(self.z0, *k), M=_part(self.M, *k), blocks=self.blocks.of(*k))
+    def reduced(self): return self
 
     def led_to(self, z):
         "Where a step of Newton's method ends"
@@ -390,12 +418,24 @@ class _Whole:
         r, k, sign = (torch.tensor(t) for t in zip(*e.P))
         columns = [[] for _ in e.blocks]
         for row,n,s in e.P: columns[n].append((row, s))
-        terms = [(row, c, i, -side*s) for i,(n, ends) in enumerate(zip(e.owner, e.Q)) for c,side in zip(ends, (1., -1.)) if c<e.size for row,s in columns[n]]
+        terms = [(row, c, i, -side*s) for i,(n, ends) in enumerate(zip(e.owner, e.Q)) for c,side in zip(ends, (1., -1.)) if c>=0 for row,s in columns[n]]
         rows, cols, v, scale, at = _sparse(e, [t[:2] for t in terms])
         (at_rows, inputs), signs = (torch.tensor([t[k] for t in terms], dtype=torch.long) for k in (0, 2)), torch.tensor([t[3] for t in terms], dtype=torch.float64)
-        return cls(e, blocks, rows, cols, v, (at, inputs, scale[..., at_rows]*signs), scale*_dense(e.b, e.size, 1)[..., 0], (r, k, scale[..., r]*sign))
+        return cls(e, blocks, rows, cols, v, (at[len(e.A):], inputs, scale[..., at_rows]*signs), scale*_dense(e.b, e.size, 1)[..., 0], (r, k, scale[..., r]*sign))
 
     def with_sources(self, scale): return replace(self, b=scale*self.b)
+
+    def of(self, *k):
+        part = lambda v: _part(v, *k)
+        return replace(self, blocks=self.blocks.of(*k), v=part(self.v), slopes=(*self.slopes[:2], part(self.slopes[2])), b=part(self.b), P=(*self.P[:2], part(self.P[2])))
+
+    def reduced(self):
+        "The equations of the inputs alone, of one chip and point"
+        r, k, factors = self.P
+        P = torch.zeros(self.e.size, len(self.e.blocks), dtype=torch.float64).index_put((r, k), factors[0, 0], accumulate=True)
+        x = _SparseSolve.apply(self.v[0], torch.cat([self.b[0, 0, :, None], P], -1)[None], self.rows, self.cols)[None]
+        z = self.e.sensed(x)
+        return _Reduced(x[..., 0], x[..., 1:], z[..., 0], z[..., 1:], self.blocks)
 
     def right_side(self, w):
         "b + P w"
@@ -410,6 +450,13 @@ class _Whole:
     def inverse(self, matrix, rhs):
         x = _SparseSolve.apply(matrix.flatten(0, 1), rhs.flatten(0, 1)[..., None], self.rows, self.cols)
         return x.view(rhs.shape)
+
+    def put_in(self, z):
+        w, shared = self.right_side(self.blocks(z)[0]), self.v.shape[1]==1
+        rhs = w.mT[:, None] if shared else w[..., None]         # the same matrix at every point: points are right-hand sides
+        v = self.v.expand(*rhs.shape[:2], -1)
+        x = _SparseSolve.apply(v.flatten(0, 1), rhs.flatten(0, 1), self.rows, self.cols).view(rhs.shape)
+        return self.e.sensed(x[:, 0]).mT if shared else self.e.sensed(x)[..., 0]
 
     def step(self, z):
         "x where a step of Newton's method ends"
@@ -477,25 +524,27 @@ def _walk(system, n_steps=500):
         if h<1e-9 or y.abs().max()>_lost: break
     return y[-1].item(), None
 
+_walkable = 1500     # nonlinear inputs; each step of a walk takes time like their cube
+
 @one_thread()
-def _walk_each(system):
+def _walk_each(system, shape):
     "`_operating_point` of all chips and points, one by one, by Newton's method or a walk"
-    z, info = torch.zeros_like(system.z0), dict(newton_steps=0, source_steps=1, walked=0, walk_steps=0)
-    for chip, point in np.ndindex(*z.shape[:2]):
-        part = lambda v: v[chip*(len(v)>1), point*(v.shape[1]>1)][None, None]
-        blocks = replace(system.blocks, values={kind: [part(v) for v in vs] for kind,vs in system.blocks.values.items()})
-        one = replace(system, z0=part(system.z0), M=part(system.M), blocks=blocks)
-        z[chip, point], steps = _newton(torch.zeros_like(one.z0), one)
+    z, info = torch.zeros(shape, dtype=torch.float64), dict(newton_steps=0, source_steps=1, walked=0, walk_steps=0)
+    for chip, point in np.ndindex(*shape[:2]):
+        one = system.of(chip, point)
+        z[chip, point], steps = _newton(torch.zeros_like(z[:1, :1]), one)
         if steps: info['newton_steps'] += steps; continue
-        found, steps = _walk(one)
-        if not steps: raise ConvergenceError(f"no operating point found of chip {chip}, point {point}: Newton's method fails, also with sources and conductances turned up in steps, and the path of solutions from zero is lost at {found:.1%} of sources and feedback")
+        failed = f"no operating point found of chip {chip}, point {point}: Newton's method fails, also with sources and conductances turned up in steps, and the path of solutions from zero is"
+        if shape[-1]>_walkable: raise ConvergenceError(f'{failed} not walked with {shape[-1]} nonlinear inputs (but with up to {_walkable})')
+        found, steps = _walk(one.reduced())
+        if not steps: raise ConvergenceError(f'{failed} lost at {found:.1%} of sources and feedback')
         z[chip, point], info['walked'], info['walk_steps'] = found, info['walked']+1, info['walk_steps']+steps
     return z, info
 
 @torch.no_grad()
 def _operating_point(system, begin):
     "Inputs of the nonlinear components, and how they were found"
-    z, steps = (begin, None) if begin.any() or system.blocks.out.keys()-{'rail', 'relu', 'tanh', 'sigmoid'} or isinstance(system, _Whole) else _substitute(begin, system)
+    z, steps = (begin, None) if begin.any() or system.blocks.out.keys()-{'rail', 'relu', 'tanh', 'sigmoid'} else _substitute(begin, system)
     if steps: return z, dict(newton_steps=0, source_steps=1, substitutions=steps)
     z, steps = _newton(begin, system)
     if steps: return z, dict(newton_steps=steps, source_steps=1)
@@ -512,8 +561,7 @@ def _operating_point(system, begin):
         if not steps: break
         total += steps
     else: return z, dict(newton_steps=total, source_steps=100)
-    if isinstance(system, _Whole): raise ConvergenceError(f"no operating point found: Newton's method fails with the sources at {scale:.0%}; with {z.shape[-1]} nonlinear inputs the path of solutions is not walked")
-    return _walk_each(system)
+    return _walk_each(system, begin.shape)
 
 # %% ../nbs/32_nodal.ipynb #48364c56
 _sparse_from, _whole_from = 300, 500
@@ -536,7 +584,7 @@ def solve(ckt:Circuit, # Any circuit; its values may differ from point to point 
 
 def _solve(e, ckt, start, solver, whole):
     shape = ckt.shape
-    x0, T = _checked(e, ckt, solver, not whole)
+    e, x0, T = _checked(e, ckt, solver, not whole)
     x, info = x0[..., 0], dict(newton_steps=0, source_steps=1)
     if e.blocks:
         blocks = _as_blocks(e.blocks, e.owner)
@@ -553,37 +601,72 @@ def _as_solution(ckt, e, x, info):
     sources = [c for c in ckt if isinstance(c, VoltageSource)]
     return Solution(ckt.nodes, x[..., :len(e.row)], tuple(c.name for c in sources), x[..., [e.branch[c.label] for c in sources]], 'nodal', info=info)
 
-_singular = 1e14     # a matrix whose inverse enlarges a random vector so much is singular but for rounding
+# %% ../nbs/32_nodal.ipynb #340813de
+_doubtful, _singular = 1e9, 1e14     # growth of errors from which on equations are looked at closely; from which on they are singular but for rounding
 
-def _undetermined(e, growth):
-    "How far each unknown is left open by the worst matrix: by inverse iteration, with its diagonal a little filled"
+def _matrices(e, which):
+    "Some of the matrices (chips, points), rows scaled to one, and the sums of the sizes of what was added up in each entry; in SciPy's form"
+    rows, cols, v, scale, at = _sparse(e)
+    sizes = scale[..., rows]*_added(_sizes(e.values), at, len(rows))
+    one = lambda v, k: _csc(_part(v.detach(), *k)[0, 0].nan_to_num(0., 0., 0.), rows, cols, e.size)
+    return [(one(v, k), one(sizes, k)) for k in which.nonzero().tolist()]
+
+@np.errstate(all='ignore')          # what overflows is fragile
+def _fragility(A, sizes):
+    "How much A^-1 enlarges errors of rounding in the entries of A: random ones, time after time"
+    lu, rng, E, grown, left = _factored(A), np.random.default_rng(0), sizes.copy(), [], []
+    if lu is None: return np.inf
+    x = rng.normal(size=A.shape[0])
+    for _ in range(12):
+        E.data = sizes.data*rng.normal(size=E.nnz)
+        x = lu.solve(E@x)
+        grown.append(np.abs(x).max())
+        x /= grown[-1]
+        left.append(np.abs(x-lu.solve(A@x)).max())         # if large, the factors are another matrix's
+    return np.median(grown[3:]) if np.median(left[3:])<.1 else np.inf
+
+def _left_open(A, sizes):
+    "Which unknowns a singular matrix does not determine: with its diagonal a little filled, its inverse times A takes away all that A takes to zero"
     from scipy.sparse import diags_array
-    rows, cols, v, *_ = _sparse(e)
-    chip, point = divmod(growth.nan_to_num(torch.inf).argmax().item(), growth.shape[1])
-    v = v.detach()[chip*(len(v)>1), point*(v.shape[1]>1)].nan_to_num(0., 0., 0.)
-    rng = np.random.default_rng(0)
-    lu, null = _factored(_csc(v, rows, cols, e.size)+1e-12*diags_array(rng.uniform(.5, 1., e.size), format='csc')), rng.normal(size=e.size)
-    for _ in range(4): null = lu.solve(lu.solve(null/np.abs(null).max(), 'T'))
-    return np.abs(null)
+    A, rng, size = A.copy(), np.random.default_rng(0), A.shape[0]
+    A.data[np.abs(A.data)<1e-14*sizes.data] = 0.           # what rounding has left of a sum of zero
+    A = diags_array(1/np.maximum(sizes.max(1).toarray(), 1.))@A
+    lu = _factored((A+1e-10*diags_array(rng.uniform(.5, 1., size))).tocsc())
+    x = lu.solve(rng.normal(size=size))
+    return np.abs(x-lu.solve(A@x))>.5*np.abs(x)
+
+def _judged(e, solver, reduced):
+    "x0 and T of `_reduce`; the largest fragility of the matrices that are in doubt, and the one that has it, with its sizes"
+    x0, T, growth = _reduce(e, solver, reduced)
+    finite = bool(x0.isfinite().all() and T.isfinite().all())
+    if finite and (growth<_doubtful).all(): return x0, T, 0., None
+    doubted = _matrices(e, ~(growth<_doubtful) if finite else torch.ones_like(growth, dtype=torch.bool))
+    fragility, worst = max(((_fragility(*m), m) for m in doubted), key=lambda found: found[0])
+    return x0, T, fragility if finite else np.inf, worst
 
 def _checked(e, ckt, solver, reduced):
-    "What `_reduce` gives, or a `CircuitError` that names the nodes at which the equations have no unique solution"
-    x0, T, growth = _reduce(e, solver, reduced)
-    if torch.isfinite(x0).all() and torch.isfinite(T).all() and (growth<_singular).all(): return x0, T
-    null = _undetermined(e, growth)
-    loose = [n for n in ckt.nodes if null[e.row[n.lower()]]>.01*null.max()]
+    "Equations, x0 and T of `_reduce`, or a `CircuitError` that names the nodes at which the equations have no unique solution"
+    x0, T, fragility, worst = _judged(e, solver, reduced)
+    if fragility<_doubtful: return e, x0, T
+    apart = _Equations(ckt, apart=True)
+    x0_apart, T_apart, other, _ = _judged(apart, solver, reduced)
+    if other<_doubtful: return apart, x0_apart, T_apart
+    if fragility<_singular: return e, x0, T
+    is_open = _left_open(*worst)
+    loose = [n for n in ckt.nodes if is_open[e.row[n.lower()]]]
     where = f"nodes {', '.join(loose[:8])} are not determined" if loose else 'currents of fixed voltages are not determined'
     inside = '; a rail or ReLU inside the loop of an ideal op-amp is not supported: give the op-amp a gain' if e.blocks else ''
     raise CircuitError(f"circuit {ckt.title!r} has no unique solution: {where}{inside}")
 
 # %% ../nbs/32_nodal.ipynb #03d3d7cd
 def condition_number(ckt:Circuit # Any circuit
-                    )->float: # Of a large circuit to three digits
+                    )->float: # Of a large circuit to three digits; inf if it is singular
     "Condition number (2-norm) of the nodal equations, rows scaled to one, the worst over chips and points"
     e = _Equations(flattened(ckt))
     if e.size>=_sparse_from: return _sparse_condition(e)
     A = _dense(e.A, e.size, e.size).detach()
-    return torch.linalg.cond(A/A.abs().amax(-1, keepdim=True)).max().item()
+    A = A/A.abs().amax(-1, keepdim=True)
+    return torch.linalg.cond(A).max().item() if A.isfinite().all() else float('inf')
 
 def _sparse_condition(e):
     from scipy.sparse.linalg import LinearOperator, svds

@@ -1,12 +1,13 @@
 "Nodal analysis: Kirchhoff's laws at the solution, batches as loops, closed forms"
 import random
+from fractions import Fraction
 from functools import cache
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from analognn import nodal
-from analognn.circuit import Circuit, one_chip, one_point
+from analognn.circuit import Circuit, Resistor, one_chip, one_point
 from analognn.core import CircuitError, ConvergenceError, stream
 from analognn.crossbar import crossbar_circuit, effective_conductance
 from analognn.mapping import closed_form, network_circuit, output_voltages
@@ -57,7 +58,7 @@ def cmos(k):
     return ckt.R('s', 's', '0', u(10., 1e4))
 
 def test_transistors_against_ngspice(ngspice):
-    for k in range(30): assert (solve(cmos(k))-solve_ngspice(cmos(k))).v.abs().max()<1e-8, k
+    for k in range(12): assert (solve(cmos(k))-solve_ngspice(cmos(k))).v.abs().max()<1e-8, k
 
 def test_a_chain_of_inverters_without_slope_is_solved():
     "Channels of no output conductance send Newton's method round in circles; conductances beside them, taken away again, do not"
@@ -69,8 +70,8 @@ def test_superposition():
     ckt = lambda v, i: solve(Circuit('c').V('1', 'a', '0', v).R('1', 'a', 'b', 1e3).R('2', 'b', '0', 5e2).I('1', '0', 'b', i)).v
     torch.testing.assert_close(ckt(1., 1e-3), ckt(1., 0.)+ckt(0., 1e-3))
 
-@given(st.floats(1, 1e6), st.floats(1, 1e6))
-@settings(max_examples=200, deadline=None)
+@given(st.floats(1e-6, 1e15), st.floats(1e-6, 1e15))
+@settings(max_examples=50, deadline=None)
 def test_circuits_singular_but_for_rounding_are_refused(r1, r2):
     ckt = Circuit('latch').V('s', 'a', '0', 1.).R('1', 'a', 'b', r1).E('x', 'o', '0', 'b', '0', 1+r2/r1).R('2', 'o', 'b', r2)
     with pytest.raises(CircuitError, match='no unique solution'): solve(ckt)
@@ -165,10 +166,99 @@ def big(ckt, n=400):
     for k in range(n): ckt.R(f'big{k}', f'big{k-1}' if k else 'a', f'big{k}', 1e3).R(f'ground{k}', f'big{k}', '0', 1e5)
     return ckt
 
+# Which circuits have a unique solution
+
+def network(seed, low, high):
+    "Resistors of 10^low to 10^high ohms, from every node to earlier ones and from the last to ground, and the exact conductances between the nodes that are not fixed, and to the fixed one"
+    rng = random.Random(seed)
+    n, ckt = rng.randint(3, 9), Circuit('network').V('in', 'n0', '0', 1.)
+    for j in range(1, n):
+        for k in range(rng.randint(1, 2)): ckt.R(f'{j}_{k}', f'n{j}', f'n{rng.randrange(j)}', 10**rng.uniform(low, high))
+    ckt.R('z', f'n{n-1}', '0', 10**rng.uniform(low, high))
+    G = [[Fraction(0)]*(n+1) for _ in range(n+1)]
+    for c in ckt:
+        if isinstance(c, Resistor):
+            a, b = (n if m=='0' else int(m[1:]) for m in (c.a, c.b))
+            for i, j in ((a, b), (b, a)): G[i][i] += 1/Fraction(c.ohm); G[i][j] -= 1/Fraction(c.ohm)
+    return ckt, [row[1:n] for row in G[1:n]], [-row[0] for row in G[1:n]]
+
+def solved(A, b):
+    "In rational numbers"
+    M = [[*row, x] for row, x in zip(A, b)]
+    for k in range(len(M)):
+        for i in range(len(M)):
+            if i!=k: M[i] = [x-M[i][k]/M[k][k]*y for x, y in zip(M[i], M[k])]
+    return [row[-1]/row[k] for k, row in enumerate(M)]
+
+everywhere = {'dense': (10**6, 10**6), 'sparse': (0, 10**6), 'whole': (0, 0)}
+
+@pytest.fixture(params=everywhere)
+def any_way(request, monkeypatch):
+    for name, limit in zip(('_sparse_from', '_whole_from'), everywhere[request.param]): monkeypatch.setattr(nodal, name, limit)
+
+@pytest.mark.parametrize('low, high', [(0, 7), (-3, 12), (-9, 15)])
+def test_resistances_of_any_size(any_way, low, high):
+    "Solved as in rational numbers; and refused with a negative resistance that leaves the last node open but for its rounding"
+    for seed in range(15):
+        ckt, A, b = network(seed, low, high)
+        sol = solve(ckt)
+        for n, exact in zip(ckt.nodes[1:], map(float, solved(A, b))): assert sol[n].item()==pytest.approx(exact, rel=1e-5), seed
+        last = ckt.nodes[-1]
+        ckt.G('minus', last, '0', last, '0', -float(1/solved(A, [0]*(len(b)-1)+[1])[-1]))
+        with pytest.raises(CircuitError, match=f'no unique solution: .*{last}'): solve(ckt)
+
+def amplified(ckt, node, gain, n):
+    for k in range(n): ckt.E(f'up{k}', f'up{k}', '0', f'up{k-1}' if k else node, '0', gain)
+    return ckt
+
+def rungs(n, *more):
+    "A ladder, and resistors (node, node, ohm) beside it"
+    ckt = Circuit('ladder').V('in', 'n0', '0', 1.)
+    for k in range(n): ckt.R(f'{k}', f'n{k}', f'n{k+1}', 1.).R(f'g{k}', f'n{k+1}', '0', 1e3)
+    for k, ends in enumerate(more): ckt.R(f'more{k}', *ends)
+    return ckt
+
+well_posed = {'transimpedance': (lambda: amplified(Circuit('c').I('i', '0', 'm', 1e-12).R('f', 'm', 'o', 1e10).opamp('1', 'o', '0', 'm', 1e5), 'o', 1e3, 2), 'up1', -1e4/(1+1e-5)),
+    'two large resistors, dense': (lambda: rungs(100, ('n0', 'q', 1e15), ('q', '0', 1e15)), 'q', .5),
+    'two large resistors, sparse': (lambda: rungs(400, ('n0', 'q', 1e15), ('q', '0', 1e15)), 'q', .5),
+    'a node behind a large resistor': (lambda: rungs(3, ('n0', 'q', 1e14)), 'q', 1.),
+    'a pair behind a larger one': (lambda: rungs(3, ('n0', 'q', 1e18), ('q', 'r', 1e3)), 'r', 1.),
+    'small behind large behind small': (lambda: rungs(3, ('n0', 'q', 1e-9), ('q', 'r', 1e17), ('r', 's', 1e-6), ('s', '0', 1e17)), 's', .5),
+    'a current controls': (lambda: Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', '0', 1e3).H('1', 'o', '0', '1', -1e15).R('2', 'o', '0', 1e3), 'o', 1e12),
+    'an op-amp as a comparator': (lambda: Circuit('c').V('1', 'a', '0', 1e-6).opamp('1', 'o', 'a', '0', 1e9).R('1', 'o', '0', 1e3), 'o', 1e3),
+    'five amplifiers': (lambda: amplified(Circuit('c').V('1', 'a', '0', 1e-20), 'a', 1e5, 5), 'up4', 1e5),
+    'nearly a latch': (lambda: Circuit('c').V('s', 'a', '0', 1.).R('1', 'a', 'b', 1e3).E('x', 'o', '0', 'b', '0', 2-2**-30).R('2', 'o', 'b', 1e3), 'b', 2.**30),
+    'a bulk on its own': (lambda: Circuit('c').V('d', 'd', '0', 1.).V('g', 'g', '0', 0.).nmos('1', 'd', 'g', 's', 'b', 1e-6, vto=.4, i_s=0.).R('s', 's', '0', 1e3), 'b', .5)}
+
+@pytest.mark.parametrize('name', well_posed)
+def test_well_posed_circuits_are_solved(any_way, name):
+    make, node, volts = well_posed[name]
+    assert solve(make())[node].item()==pytest.approx(volts, rel=1e-6)
+
+def ring(n, seed):
+    "Amplifiers whose gains multiply to one"
+    rng, ckt, all = random.Random(seed), Circuit('ring'), 1.
+    for k in range(n):
+        gain = 10**rng.uniform(-3, 3) if k<n-1 else 1/all
+        all *= gain; ckt.E(f'{k}', f'x{k}', '0', f'x{k-1 if k else n-1}', '0', gain).R(f'{k}', f'x{k}', '0', 1e3)
+    return ckt
+
+def test_rings_of_unit_gain_are_refused(any_way):
+    for n in (2, 3, 10, 40):
+        with pytest.raises(CircuitError, match='nodes x0, x'): solve(ring(n, n))
+
+def test_a_resistance_that_cancels_but_for_rounding_is_refused(any_way):
+    "The diagonal that is left has no digit to trust, and it stands alone in its row"
+    ckt = Circuit('c').R('1', 'a', '0', 1/.1).R('2', 'a', '0', 1/.2).G('1', 'a', '0', 'a', '0', -.3).I('1', '0', 'a', 1e-3)
+    with pytest.raises(CircuitError, match='nodes a are'): solve(ckt)
+
 undetermined = {'two op-amps on one node': (lambda: Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'm', 1e3).R('2', 'm', 'o', 1e3).opamp('x', 'o', '0', 'm').R('3', 'o', 'p', 1e3).R('4', 'p', '0', 1e3).opamp('y', 'q', '0', 'm').R('5', 'q', 'm', 1e3), 'nodes o, p, q'),
     'an op-amp without feedback': (lambda: Circuit('c').V('1', 'a', '0', 1.).opamp('x', 'o', 'a', '0').R('1', 'o', '0', 1e3), 'nodes o'),
     'a current into a current': (lambda: Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'b', 1e3).G('1', 'b', '0', 'b', '0', -1e-3).R('2', 'b', 'c', 1e3).R('3', 'c', 'd', 1e3).I('1', 'd', '0', 1e-3), 'nodes b, c, d'),
     'a latch at its threshold': (lambda: Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'b', 1e3).E('x', 'o', '0', 'b', '0', 2.).R('2', 'o', 'b', 1e3), 'nodes b, o')}
+
+undetermined['a latch at its threshold, behind amplifiers'] = lambda: amplified(undetermined['a latch at its threshold'][0](), 'a', 1e5, 5), 'nodes b, o'
+undetermined['a latch at its threshold, before amplifiers'] = lambda: amplified(undetermined['a latch at its threshold'][0](), 'b', 1e3, 2), 'nodes b, o, up0, up1'
 
 @pytest.mark.parametrize('name', undetermined)
 def test_undetermined_nodes_are_named(name):
@@ -181,6 +271,10 @@ def test_the_chip_that_is_singular_is_found(sparse):
     ckt = Circuit('c').V('1', 'a', '0', 1.).R('1', 'a', 'b', torch.tensor([[1e3], [2e3]])).E('x', 'o', '0', 'b', '0', 2.).R('2', 'o', 'b', 2e3)
     for call in (lambda f, ckt: f(ckt), sparse):
         with pytest.raises(CircuitError, match='nodes b, o are not determined$'): call(solve, ckt)
+
+def test_a_singular_circuit_has_an_infinite_condition_number():
+    ckt = Circuit('c').V('1', 'a', '0', 1.).opamp('x', 'o', 'a', 'a').R('1', 'o', '0', 1e3)
+    for one in (ckt, big(ckt)): assert condition_number(one)==float('inf')
 
 def test_a_gate_without_path_is_named():
     with pytest.raises(CircuitError, match="'g'"): solve(Circuit('c').V('1', 'd', '0', 1.).nmos('1', 'd', 'g', '0', '0', 1e-6))
@@ -200,9 +294,35 @@ def test_circuits_with_feedback_against_ngspice(ngspice, k):
     assert (one-other).v.abs().max()<1e-8*other.v.abs().max()
 
 def test_a_walk_past_folds():
-    "ngspice finds none here"
+    "ngspice finds none here; Newton's method, begun at what is found, stays there"
     sol = solve(nonlinear()[493])
-    assert sol.info['walked']==1 and sol.v.isfinite().all()
+    again = solve(nonlinear()[493], start=sol)
+    assert sol.info['walked']==1 and 'walked' not in again.info and again.info['newton_steps']<5
+    torch.testing.assert_close(again.v, sol.v, rtol=1e-9, atol=1e-9)
+
+def test_a_walk_in_a_large_circuit(monkeypatch):
+    "Rails beside a circuit that needs a walk, and Newton's method in all unknowns before it"
+    monkeypatch.setattr(nodal, '_whole_from', 100)
+    ckt, alone = nonlinear()[493], solve(nonlinear()[493])
+    large = Circuit('large').add(*ckt)
+    for k in range(100): large.rail(f'beside{k}', f'beside{k}', ckt.nodes[0], 1.)
+    sol = solve(large)
+    assert sol.info['walked']==1
+    torch.testing.assert_close(torch.stack([sol[n] for n in ckt.nodes]), torch.stack([alone[n] for n in ckt.nodes]), rtol=1e-7, atol=1e-9)
+
+def test_too_large_to_walk(sparse, monkeypatch):
+    monkeypatch.setattr(nodal, '_walkable', 0)
+    with pytest.raises(ConvergenceError, match='chip 0, point 1: .* not walked with 1 nonlinear inputs'): sparse(solve, Circuit('c').I('1', 'd', '0', torch.tensor([0., 1.])).D('1', 'd', '0'))
+
+def test_no_operating_point_is_named_in_all_unknowns(sparse):
+    with pytest.raises(ConvergenceError, match='chip 0, point 1: .* path of solutions'): sparse(solve, Circuit('c').I('1', 'd', '0', torch.tensor([0., 1.])).D('1', 'd', '0'))
+
+@pytest.mark.parametrize('v', [5., torch.linspace(-3, 3, 6), torch.linspace(-3, 3, 6).view(3, 2), torch.tensor([[5.], [-5.], [0.]])], ids=['one', 'points', 'both', 'chips'])
+@pytest.mark.parametrize('r', [1e4, torch.tensor([[1e4], [2e4], [3e4]])], ids=['alike', 'chips'])
+def test_of_two_operating_points_the_same_is_found(sparse, v, r):
+    ckt = Circuit('latch').V('in', 'a', '0', v).R('in', 'a', 'b', r).R('back', 'y', 'b', 1e3).E('amp', 'x', '0', 'b', '0', 3.).rail('out', 'y', 'x', 1.)
+    torch.testing.assert_close(sparse(solve, ckt).v, solve(ckt).v, rtol=1e-12, atol=1e-12)
+    assert sparse(solve, ckt).info['substitutions']
 
 def test_a_walk_for_the_points_that_need_it():
     "Two easy points and a hard one, together and alone"
