@@ -324,11 +324,17 @@ def peer_versions()->dict: # Version by name, None where it is not installed
         with suppress(PackageNotFoundError): return version(name)
     return {p: of(p) for p in peer_packages}
 
+def _is_lacking(error):
+    "Does an error say that this machine lacks an engine, a GPU or an extra? Any other is a failure"
+    is_lack = lambda e: isinstance(e, EngineMissing) or isinstance(e, ModuleNotFoundError) and not (e.name or '').startswith('analognn')
+    return is_lack(error) or isinstance(error, ConfigError) and is_lack(error.__cause__)
+
 _alone = '''import sys
-from analognn.bench import run_bench
-from analognn.core import ConfigError, EngineMissing
+from analognn.bench import _is_lacking, run_bench
 try: run_bench(*sys.argv[1:4])
-except (ConfigError, EngineMissing, ImportError) as e: print(e, file=sys.stderr); sys.exit(3)
+except Exception as e:
+    if not _is_lacking(e): raise
+    print(e, file=sys.stderr); sys.exit(3)
 '''
 
 def _run_alone(name, mode, folder):
@@ -348,7 +354,8 @@ def run_all_benches(mode:str='default', # 'quick', 'default' or 'full'
     "Run benches one after the other, each in a fresh process, and write one JSON file and one page"
     from tqdm import tqdm
     pick(_modes, mode, 'mode')
-    names = bench_names() if names is None else [n for n in names if pick(_benches, n, 'bench')]
+    known = bench_names()
+    names = known if names is None else [n for n in names if pick(_benches, n, 'bench')]
     run = open_run(_BenchRun(mode=mode, names=names).digest(), out, force)
     with tqdm(names, leave=False, disable=not sys.stderr.isatty()) as bar:
         for name in bar:
@@ -357,8 +364,9 @@ def run_all_benches(mode:str='default', # 'quick', 'default' or 'full'
             if not file.exists(): write_json(file, _run_alone(name, mode, str(run.path)))
     found = dict(mode=mode, environment=environment(peers=peer_versions()), benches={n: read_json(run.path/'benches'/f'{n}.json') for n in names})
     write_json(run.path/f'all-{mode}.json', found)
+    page = write_atomic(run.path/f'all-{mode}.md', bench_page(found))
     run.finish()
-    return write_atomic(run.path/f'all-{mode}.md', bench_page(found))
+    return page
 
 class _BenchRun(Config):
     "What tells runs of all benches apart"
@@ -418,16 +426,22 @@ def _apart(a, b):
     "Which of two intervals is the higher one, if they do not overlap: 'up', 'down' or ''"
     return 'up' if b[0]>a[1] else 'down' if b[1]<a[0] else ''
 
-def _by_path(file):
-    "Races and single numbers of a result file by path, its environment, and its mode"
-    stored = read_json(file)
-    if not isinstance(stored, dict) or 'environment' not in stored or not ({'benches', 'result'} & stored.keys()): raise ConfigError(f"{file} is not the result of a bench, nor of all")
-    results = {n: b['result'] for n,b in stored['benches'].items() if 'result' in b} if 'benches' in stored else {stored['name']: stored['result']}
-    races = {(*path, r['name']): r for path,rows in _races(results) for r in rows}
-    return races, dict(_numbers(results)), stored['environment'], stored['mode']
+def _stored(file):
+    "A result file, of one bench or of all: by the names of its benches"
+    stored, where = read_json(file), {'cpu', 'cores', 'system', 'python', 'versions'}
+    if not isinstance(stored, dict) or not ('benches' in stored or {'name', 'result'} <= stored.keys()): raise ConfigError(f"{file} is not the result of a bench, nor of all")
+    missing = sorted({'mode', 'environment'}-stored.keys() or where-stored['environment'].keys())
+    if missing: raise ConfigError(f"{file} is not the result of a bench, nor of all: it does not say {', '.join(missing)}")
+    return stored if 'benches' in stored else dict(stored, benches={stored['name']: dict(status='done', result=stored['result'])})
+
+def _by_path(benches):
+    "Races and single numbers of benches, by path"
+    results = {n: b['result'] for n,b in benches.items()}
+    return {(*path, r['name']): r for path,rows in _races(results) for r in rows}, dict(_numbers(results))
 
 def _numbers(result, path=()):
     "(path, number) of what no race made"
+    if isinstance(result, list): result = {str(i): v for i,v in enumerate(result)}
     if isinstance(result, dict) and 'race' not in result:
         for k,v in result.items(): yield from _numbers(v, (*path, k))
     elif isinstance(result, (int, float)) and not isinstance(result, bool): yield path, result
@@ -437,22 +451,28 @@ def compare_benches(a, # A result file: of a bench, or of all
                     b # Another one, of the same benches
                    )->Markdown:
     "What differs between two results; times and ratios with intervals, marked where these do not overlap"
-    (races_a, numbers_a, where_a, mode_a), (races_b, numbers_b, where_b, mode_b) = map(_by_path, (a, b))
+    left, right = map(_stored, (a, b))
+    shared = [n for n in left['benches'] if n in right['benches']]
+    if not shared: raise ConfigError(f"{a} and {b} have no bench in common")
+    status = [(n, *(f['benches'][n]['status'] for f in (left, right))) for n in shared]
+    done = [n for n,x,y in status if x==y=='done']
+    (races_a, numbers_a), (races_b, numbers_b) = (_by_path({n: f['benches'][n] for n in done}) for f in (left, right))
     both = [k for k in races_a if k in races_b]
-    if not both and not numbers_a.keys() & numbers_b.keys(): raise ConfigError(f"{a} and {b} have no bench in common")
     ends = lambda r: tuple(sorted(float(r[k]) for k in ('ratio_low', 'ratio_high')))
     def row(k):
         x, y = races_a[k], races_b[k]
         time, ratio = _apart(_notch(x), _notch(y)), _apart(ends(x), ends(y))
         return ', '.join(k[:-1]), k[-1], f"{y['median']/x['median']:.3g}", {'up': 'slower', 'down': 'faster'}.get(time, ''), _range(x), _range(y), {'up': '**slower**', 'down': '**faster**'}.get(ratio, '')
-    (m, n), parts = map(_machine, (where_a, where_b)), [f'# {a} (A) and {b} (B)']
+    (m, n), parts = (_machine(f['environment']) for f in (left, right)), [f'# {a} (A) and {b} (B)']
     other = [(k, m.get(k, ''), n.get(k, '')) for k in {**m, **n} if m.get(k)!=n.get(k)]
-    if mode_a!=mode_b: other.insert(0, ('mode', mode_a, mode_b))
+    if left['mode']!=right['mode']: other.insert(0, ('mode', left['mode'], right['mode']))
     parts += ['**Not measured under equal conditions:**', _table(('', 'A', 'B'), other)] if other else ['The same machine and versions.']
+    changed = [s for s in status if s[1]!=s[2]]
+    if changed: parts += ['## Benches whose status differs', _table(('bench', 'A', 'B'), changed)]
     if both: parts += ['## Times', _table(('race', 'contender', 'median, B/A', '', 'ratio to baseline, A', 'B', ''), map(row, both))]
     moved = [(', '.join(k), f'{v:.6g}', f'{numbers_b[k]:.6g}') for k,v in numbers_a.items() if k in numbers_b and not math.isclose(v, numbers_b[k], rel_tol=1e-9)]
     if moved: parts += ['## Numbers that differ', _table(('', 'A', 'B'), moved)]
-    alone = [', '.join(k) for k in races_a.keys() ^ races_b.keys()]
+    alone = [*(left['benches'].keys() ^ right['benches'].keys()), *(', '.join(k) for k in (races_a.keys() ^ races_b.keys()) | (numbers_a.keys() ^ numbers_b.keys()))]
     if alone: parts += [f"In one of them alone: {'; '.join(sorted(alone))}."]
     return Markdown('\n\n'.join(parts)+'\n')
 

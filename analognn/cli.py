@@ -43,12 +43,15 @@ def _run(args):
 
 def _tracker(text):
     "What `--track mlflow` or `--track mlflow:URI` does with a finished folder"
-    from analognn.core import ConfigError
-    from analognn.track import log_mlflow, needs_mlflow
+    from analognn.core import AnalogError, ConfigError
+    from analognn.track import log_mlflow, open_mlflow
     name, _, uri = text.partition(':')
     if name!='mlflow': raise ConfigError(f"--track is {text!r}; allowed: mlflow, or mlflow:URI such as mlflow:sqlite:///runs.db")
-    needs_mlflow()
-    return lambda folder: log_mlflow(folder, uri or None)
+    open_mlflow(uri or None)             # a store that is none is an error before the run
+    def track(folder):
+        try: return log_mlflow(folder, uri or None)
+        except AnalogError as e: raise AnalogError(f"{e}; the run is finished, and log_mlflow({str(folder)!r}, {uri or None!r}) logs it") from e
+    return track
 
 def _config(args):
     "`analognn config`"
@@ -96,7 +99,10 @@ def _distill(args):
 
 def _bench(args):
     "`analognn bench`"
+    from analognn.core import ConfigError
     from analognn.bench import bench_names, bench_table, compare_benches, run_all_benches, run_bench
+    given = [v for v in (args.name, *(f'--{o}' for o in ('quick', 'full', 'out', 'force') if getattr(args, o))) if v]
+    if args.compare and given: raise ConfigError(f"--compare is given with {', '.join(given)}; allowed: --compare A B alone")
     if args.compare: return print(compare_benches(*args.compare))
     if args.name is None: return print('\n'.join(bench_names()))
     mode = 'quick' if args.quick else 'full' if args.full else 'default'

@@ -129,6 +129,7 @@ def read_overrides(pairs # Texts such as 'hardware.mismatch=.02', the value in Y
     for pair in pairs:
         name, equals, value = pair.partition('=')
         if not (name and equals): raise ConfigError(f"{pair!r} given; allowed: a field and its value, such as hardware.mismatch=.02")
+        if name.strip() in found: raise ConfigError(f"{pair!r} given, and {name.strip()} before; allowed: each field once")
         try: found[name.strip()] = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError as e: raise ConfigError(f"{pair!r} can't be read: {e}") from e
     return found
@@ -176,7 +177,8 @@ class Config(BaseModel):
             *sections, field = name.split('.')
             table = values
             for s in sections:
-                table = table.setdefault(s, {})
+                if table.get(s) is None: table[s] = {}          # a section that may be left out, and was
+                table = table[s]
                 if not isinstance(table, dict): raise ConfigError(f"{name}: unknown key; {s} is a single value")
             table[field] = value
         return self.make(values)

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .bench import bench, race
-from .core import Config, ConfigError, ShapeError, pick, stream, stream_seed
+from .core import Config, ConfigError, EngineMissing, ShapeError, pick, stream, stream_seed
 from .gather import bag_sum, gather_sum, gathered_sum, kernels, readers_of, scattered_sum, transposed
 from .residual import add_branch, rms_norm
 from .sine import SineParam, decaying_sine, fused_sine, make_activation, sine_options
@@ -547,7 +547,7 @@ def _thread_race(n, k, B, rounds):
 def bench_geosparse_gpu(mode:str # 'quick', 'default' or 'full'
                        )->dict:
     "Sparse layers on a GPU"
-    if not torch.cuda.is_available() or not _has_triton(torch.float32): raise ConfigError('bench geosparse_gpu needs a GPU and triton, and this machine has not both')
+    if not torch.cuda.is_available() or not _has_triton(torch.float32): raise EngineMissing('bench geosparse_gpu needs a GPU and triton, and this machine has not both')
     shapes = [(1024, 8)] if mode=='quick' else [(n, k) for n in (1024, 4096, 16384) for k in (8, 32)]
     return {f'layer, n {n}, k {k}, B 256': _layer_race(n, k, 256, dict(quick=1, default=7, full=25)[mode], device='cuda') for n, k in shapes}
 

@@ -331,5 +331,5 @@ def _pulse_race(n, B, rounds):
 def bench_pulses_gpu(mode:str # 'quick', 'default' or 'full'
                     )->dict:
     "Pulses on a GPU against the CPU"
-    if not torch.cuda.is_available(): raise ConfigError('bench pulses_gpu needs a GPU, and this machine has none')
+    if not torch.cuda.is_available(): raise EngineMissing('bench pulses_gpu needs a GPU, and this machine has none')
     return {f'{n} x {n}, batch 32': _pulse_race(n, 32, dict(quick=2, default=15, full=25)[mode]) for n in ((512,) if mode=='quick' else (256, 512, 1024, 4096))}

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from .bench import bench, race
 from .compounds import as_rule
 from .conditions import with_faults, wired
-from .core import ConfigError, ShapeError, pick, stream
+from .core import ConfigError, EngineMissing, ShapeError, pick, stream
 from .memory import PCM, read, to_conductances, to_weights, write
 from .nonideal import Converter, Hardware, IOParameters, analog_product, chip_weights, counted_normal, draw_mismatch, gaussian, is_traced, plain_chip_weights, sum_noise, summer
 
@@ -731,7 +731,7 @@ def _chips_race(rounds, chips=100):
 def bench_layers_gpu(mode:str # 'quick', 'default' or 'full'
                     )->dict:
     "What errors cost in time on a GPU"
-    if not torch.cuda.is_available(): raise ConfigError('bench layers_gpu needs a GPU, and this machine has none')
+    if not torch.cuda.is_available(): raise EngineMissing('bench layers_gpu needs a GPU, and this machine has none')
     return {f'{n} x {n}, batch {B}': _layer_races(n, B, dict(quick=2, default=25, full=50)[mode], 'cuda') for n, B in ([(64, 8)] if mode=='quick' else [(1024, 128), (4096, 128), (4096, 4096)])}
 
 @bench('layers')

@@ -32,6 +32,7 @@ from .report import make_report
 from .spice import find_ngspice, how_to_install, ngspice_version
 from .stats import mean_interval
 from .sweep import study
+from .track import flat
 from .validate import Ladder, ladder, metrics
 
 # %% ../nbs/71_pipeline.ipynb #21f223de
@@ -279,15 +280,16 @@ def _timed(seconds, name):
 
 # %% ../nbs/71_pipeline.ipynb #b3a8ef7f
 def check_point(point:dict # Fields by dotted name, and 'chip', its number, by default 0
-               )->dict: # The same with the chip
-    "A checked point of the study `pipeline`"
+               )->dict: # All fields that a point may have, the configuration's defaults where none is given
+    "A checked point of the study `pipeline`: whoever names a default and who leaves it out mean the same point"
     fields = {'chip': 0, **point}
     k = fields.pop('chip')
     if type(k) is not int or k<0: raise ConfigError(f"chip: {k!r} given; allowed: a whole number, 0 or more")
     for name in ('run.repeats', 'run.workers'):
         if name in fields: raise ConfigError(f"{name}: a point of a sweep is one chip; name the chips instead, chip: [0, 1, 2]")
-    PipelineConfig().changed(fields)
-    return {**fields, 'chip': k}
+    for name,value in fields.items():
+        if isinstance(value, dict): raise ConfigError(f"{name}: {value!r} given; allowed: single fields by their dotted names, such as model.epochs")
+    return {**flat(plain(PipelineConfig().changed(fields).model_dump(exclude={'run': {'repeats', 'workers'}}))), 'chip': k}
 
 # %% ../nbs/71_pipeline.ipynb #5afd2444
 @lru_cache(maxsize=8)
@@ -307,11 +309,13 @@ def _energy_of(cfg, data, baseline):
     "Energy and latency of one inference, by name"
     model = empty_model(cfg, data)
     model.load_state_dict(baseline['state'])
-    r, bits = cfg.circuit.r_ref, min(cfg.hardware.adc_bits or 8, 16)
+    h, r, bits = cfg.hardware, cfg.circuit.r_ref, min(cfg.hardware.adc_bits or 8, 16)
     e = network_energy(model, data.x_test, 45, bits, constants=energy_constants(45) | dict(r_ref=Constant(r, r, r, 'ohm', 'design', 'the configuration')), n=2, generator=stream(0, 'constants'))
-    return {'energy (J)': e.energy.value, 'latency (s)': e.latency.value}
+    terms = e.table.groupby('term').joules.sum()
+    own = {term: 0. if b is None else 2.**(min(b, 16)-bits) for term, b in (('DAC', h.dac_bits), ('ADC', h.adc_bits))}
+    return {'energy (J)': e.energy.value + sum((share-1)*terms[term] for term, share in own.items()), 'latency (s)': e.latency.value}
 
-# %% ../nbs/71_pipeline.ipynb #40488f85
+# %% ../nbs/71_pipeline.ipynb #b15ba66b
 def pipeline_point(chip:int=0, # Number of the chip
                    **fields # Fields of `PipelineConfig` by dotted name
                   )->dict: # Numbers by what they are
@@ -322,21 +326,26 @@ def pipeline_point(chip:int=0, # Number of the chip
     rows = {l['name']: l for l in found['ladder']['levels']} | {r['method']: r for r in found['calibration'] if r['method']!='none'}
     return {'digital accuracy': baseline['accuracy']['test'], **{f'{what}, {name}': r[key] for name,r in rows.items() for what, key in (('accuracy', 'accuracy'), ('rmse (V)', 'rmse'))}, **_energy_of(cfg, data, baseline)}
 
-_repeated = ('run.seed', 'dataset.split', 'chip')          # fields over which a summary averages
+_trainings = ['run.seed', 'dataset.split']          # a summary averages over chips, and then over these
+
+def _interval(part, quantity):
+    "The mean with its interval: over trainings, each the mean of its chips; over chips if there is one training"
+    means = part.groupby(_trainings)[quantity].mean()
+    return mean_interval(means if len(means)>1 else part[quantity])
 
 @study('pipeline', pipeline_point, check_point)
 def finish_pipeline_study(folder:Path, # Where the file goes
                           table # DataFrame with a row for each point
                          ):
-    "Write `summary.csv`: means over seeds, splits and chips with their 95% intervals, a row for each quantity at each setting of the other fields that differ"
+    "Write `summary.csv`: means with their 95% intervals, a row for each quantity at each setting of the fields that differ, but for seeds, splits and chips: `n` counts the pairs of seed and split, or the chips if there is one pair"
     import pandas as pd
     fields = [c for c in table if c.split('.')[0] in PipelineConfig.model_fields or c=='chip']
-    text = table[fields].map(lambda v: json.dumps(v) if isinstance(v, list) else v)
-    axes = [c for c in fields if c not in _repeated and text[c].nunique(dropna=False)>1]
+    text = table[fields].map(lambda v: json.dumps(v) if isinstance(v, list) else 'null' if pd.isna(v) else v)
+    axes = [c for c in fields if c not in (*_trainings, 'chip') and text[c].nunique(dropna=False)>1]
     good, rows = table.failure.isna(), []
-    for at, part in table[good].groupby([text[c] for c in axes] or (lambda i: 0), sort=False, dropna=False):
+    for at, part in table[good].groupby([text[c] for c in axes] or (lambda i: 0), sort=False):
         setting = dict(zip(axes, at)) if axes else {}
-        rows += [dict(setting, quantity=q, **mean_interval(part[q])._asdict()) for q in table if q not in (*fields, 'failure') and part[q].notna().all()]
+        rows += [dict(setting, quantity=q, **_interval(part, q)._asdict()) for q in table if q not in (*fields, 'failure') and part[q].notna().all()]
     write_atomic(folder/'summary.csv', pd.DataFrame(rows).to_csv(index=False))
     return dict(points=len(table), failed=int((~good).sum()))
 

@@ -44,14 +44,21 @@ def _db(path):
     "A connection that waits for other writers"
     return closing(sqlite3.connect(path, timeout=120))
 
+def _name_of(f):
+    "What a table knows of a function: module and name, and what a `partial` has bound"
+    if isinstance(f, partial): return f"{_name_of(f.func)} with {_json([f.args, f.keywords], 'what the partial binds,')}"
+    named = f if hasattr(f, '__qualname__') else type(f)
+    return f'{named.__module__}.{named.__qualname__}'
+
 def _enter(path, f, points):
     "Make the table if there is none, refuse one that another function filled, and enter new points"
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = getattr(f, '__qualname__', type(f).__qualname__)
+    name = _name_of(f)
     with _db(path) as db, db:
         db.executescript(_tables)
         other = [n for n, in db.execute('select function from sweep') if n!=name]
         if other: raise ConfigError(f"{path} holds the points of {other[0]}; name another file for those of {name}")
+        if '<lambda>' in name and db.execute('select 1 from points').fetchone(): raise ConfigError(f"{path} holds points already, and a lambda has no name to tell whether they are its own; give the function a name, or name another file")
         db.execute('insert into sweep select ? where not exists (select * from sweep)', [name])
         db.executemany('insert or ignore into points (key, point) values (?, ?)', [(_key(p), p) for p in points])
 
@@ -113,6 +120,7 @@ def run_sweep(f, # f(**point) -> a dict of results, or a single value
     check_backend(backend, address)
     path, points = Path(path), list(points)
     if not all(isinstance(p, dict) for p in points): raise ConfigError("points are dicts of arguments")
+    if any('failure' in p for p in points): raise ConfigError("a point has an argument 'failure', which is a column of the table; allowed: any other name")
     by_key = {_key(t): (t, p) for t,p in ((_json(p, 'point'), p) for p in points)}
     try: _enter(path, f, [t for t,_ in by_key.values()])
     except sqlite3.DatabaseError as e: raise ConfigError(f"{path} can't be used as the table of a sweep: {e}") from e
@@ -154,9 +162,10 @@ def load_spec(spec # A YAML or JSON file, or the name of a spec that comes with 
     return given
 
 def _points_of(spec):
-    "The checked points of a spec"
+    "The checked points of a spec, each once"
     _, check, _ = pick(_studies, spec.study, 'study')
-    return [check({**spec.common, **p}) for axes in spec.grids for p in grid(**axes)]
+    checked = [check({**spec.common, **p}) for axes in spec.grids for p in grid(**axes)]
+    return list({_json(p, 'point'): p for p in checked}.values())
 
 def run_study(spec:SweepSpec, out=None, # Folder; None: a new one under runs/, or the unfinished one of the same spec
               force:bool=False, # Empty the folder if it holds another run

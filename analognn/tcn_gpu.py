@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .bench import bench, peak_memory, race
-from .core import ConfigError, ShapeError, stream
+from .core import ConfigError, EngineMissing, ShapeError, stream
 from .gpu import triton, tl
 from .tcn import TCNBlock, col2im, im2col, outer_gradients, outer_sum, product_type
 
@@ -220,7 +220,7 @@ def _gpu_races(B, L, C, K, d, dtype, rounds):
 def bench_tcn_gpu(mode:str # 'quick', 'default' or 'full'
                  )->dict:
     "The block on a GPU: fused, shifted, columns, autograd, graphs"
-    if not torch.cuda.is_available(): raise ConfigError('bench tcn_gpu needs a GPU, and this machine has none')
+    if not torch.cuda.is_available(): raise EngineMissing('bench tcn_gpu needs a GPU, and this machine has none')
     shapes = {'quick': [(8, 128, 64, 5, 1)], 'default': [(32, 128, 128, 5, 1), (32, 512, 128, 5, 4), (32, 512, 256, 5, 64), (8, 1024, 256, 3, 16)]}
     shapes['full'] = shapes['default']+[(64, 1024, 256, 5, 1), (64, 1024, 256, 5, 64)]
     return {f'{str(dtype)[6:]}, B {B}, L {L}, C {C}, K {K}, dilation {d}': _gpu_races(B, L, C, K, d, dtype, dict(quick=2, default=15, full=25)[mode]) for dtype in (torch.float32, torch.bfloat16) for B, L, C, K, d in shapes[mode]}

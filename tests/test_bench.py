@@ -163,7 +163,7 @@ def test_the_clock_waits_for_the_gpu():
 # All of them
 
 fakes = '''from analognn.bench import bench, Race
-from analognn.core import EngineMissing
+from analognn.core import ConfigError, EngineMissing
 import numpy as np, os
 @bench('fine')
 def fine(mode):
@@ -172,6 +172,14 @@ def fine(mode):
     return dict(speed=Race(('plain', 'fast'), times, times[0], 'plain', 1), error=.5)
 @bench('lacking')
 def lacking(mode): raise EngineMissing('bench lacking needs a GPU')
+@bench('extra')
+def extra(mode):
+    try: import no_such_library
+    except ImportError as e: raise ConfigError("bench extra needs it: pip install 'analognn[extra]'") from e
+@bench('wrong')
+def wrong(mode): raise ConfigError('a field is wrong')
+@bench('moved')
+def moved(mode): import analognn.no_such_module
 @bench('broken')
 def broken(mode): return 1/0
 @bench('slow')
@@ -201,6 +209,22 @@ def test_all_others_go_on_when_one_fails(tmp_path, faked):
     assert load_bench('fine', 'quick', tmp_path/'out')['result']['error']==.5
     text = compare_benches(page.with_suffix('.json'), tmp_path/'out'/'fine-quick.json')           # all of them with a single one
     assert '| fine, speed | fast | 1 |' in text and '**slower**' not in text
+
+def test_only_what_is_not_installed_is_not_possible_here(tmp_path, faked):
+    names = ['lacking', 'extra', 'wrong', 'moved']
+    found = read_json(run_all_benches('quick', tmp_path/'out', names=names).with_suffix('.json'))['benches']
+    assert [found[n]['status'] for n in names]==['not possible here', 'not possible here', 'failed', 'failed'] and 'a field is wrong' in found['wrong']['reason']
+
+def test_named_benches_are_known_without_asking_for_all_names(tmp_path):
+    code = "from analognn.core import ConfigError; from analognn import bench\nbench._run_alone = lambda *a: dict(status='failed', seconds=0., reason='')\nprint(bench.run_all_benches('quick', 'out', names=['sweep']))"
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split()==['out/all-quick.md'], done.stderr
+
+def test_a_run_is_finished_when_its_page_is_there(tmp_path, faked, monkeypatch):
+    monkeypatch.setattr(module, 'bench_page', lambda found: 1/0)
+    with pytest.raises(ZeroDivisionError): run_all_benches('quick', tmp_path/'out', names=['fine'])
+    monkeypatch.undo()
+    assert not read_json(tmp_path/'out'/'manifest.json')['finished']
 
 def test_all_go_on_where_they_were_interrupted(tmp_path, faked):
     (tmp_path/'log.wait').touch()
@@ -237,3 +261,27 @@ def test_what_can_not_be_compared_is_refused(tmp_path):
     b = module.write_json(tmp_path/'b.json', dict(name='other', mode='quick', environment=module.environment(), result=dict(y=1)))
     for other, said in ((tmp_path/'no.json', 'not the result of a bench'), (b, 'no bench in common')):
         with pytest.raises(ConfigError, match=said): compare_benches(a, other)
+
+def all_of(path, mode='quick', **benches): return module.write_json(path, dict(mode=mode, environment=module.environment(), benches=benches))
+
+def ok(**result): return dict(status='done', seconds=1., result=result)
+
+def test_lists_lone_numbers_and_benches_that_ended_otherwise_are_shown(tmp_path):
+    a = all_of(tmp_path/'a.json', m=ok(runs=[dict(x=1., y=2), [3.]], old=1), n=ok(z=1.), only=ok())
+    b = all_of(tmp_path/'b.json', m=ok(runs=[dict(x=1., y=2), [4.]], new=1), n=dict(status='failed', seconds=1., reason='boom'))
+    text = compare_benches(a, b)
+    assert '| m, runs, 1, 0 | 3 | 4 |' in text and 'm, runs, 0, x' not in text and '| n | done | failed |' in text
+    assert 'In one of them alone: m, new; m, old; only.' in text
+    same = compare_benches(a, a)
+    assert 'differ' not in same and 'alone' not in same
+
+def test_words_in_common_are_a_bench_in_common(tmp_path):
+    a = all_of(tmp_path/'a.json', m=ok(note='no number'))
+    assert 'The same machine and versions' in compare_benches(a, a)
+
+@pytest.mark.parametrize('left_out', ['mode', 'environment', 'name', 'cpu'])
+def test_a_result_file_that_lacks_a_key_is_refused(tmp_path, left_out):
+    whole = read_json(stored(tmp_path/'a.json'))
+    for table in (whole, whole['environment']): table.pop(left_out, None)
+    module.write_json(tmp_path/'b.json', whole)
+    with pytest.raises(ConfigError, match='not the result of a bench'): compare_benches(tmp_path/'a.json', tmp_path/'b.json')

@@ -1,9 +1,11 @@
 "The pipeline and its command: resumes, repeats itself to the byte, and refuses bad input before any work is lost"
 import json, os, signal, subprocess, sys, time
-import pytest
+import pandas as pd, pytest
 
 from analognn.core import ConfigError, EngineMissing, read_json
-from analognn.pipeline import PipelineConfig, run_pipeline
+from analognn.pipeline import PipelineConfig, check_point, finish_pipeline_study, run_pipeline
+from analognn.stats import mean_interval
+from analognn.sweep import SweepSpec, _points_of
 
 program = [sys.executable, '-c', 'import sys; from analognn.cli import main; sys.exit(main())']
 small = dict(model=dict(hidden=[6], epochs=20), run=dict(repeats=2, engine='nodal'), calibration=dict(methods=['affine', 'learned'], epochs=20))
@@ -134,3 +136,30 @@ def test_the_command_refuses_in_a_line(tmp_path):
 def test_an_unwritable_folder(tmp_path):
     said = command('run', '--out', '/proc/nothing/here', cwd=tmp_path)
     assert said.returncode==2 and "can't be written" in said.stderr
+
+# The study
+
+def summary_of(folder, grids, value):
+    "Rows of `summary.csv` for made results"
+    points = _points_of(SweepSpec(study='pipeline', grids=grids))
+    finish_pipeline_study(folder, pd.DataFrame([{**p, 'q': float(value(p)), 'failure': None} for p in points]))
+    return pd.read_csv(folder/'summary.csv', keep_default_na=False)
+
+def test_chips_of_one_training_are_not_independent(tmp_path):
+    rows = summary_of(tmp_path, [{'run.seed': [0, 1], 'dataset.split': [0, 1], 'chip': [0, 1, 2]}], lambda p: p['run.seed']+10*p['chip'])
+    want = mean_interval([10., 10., 11., 11.])
+    assert rows.n.tolist()==[4] and rows[['mean', 'low', 'high']].values.tolist()==[pytest.approx([want.mean, want.low, want.high])]
+    rows = summary_of(tmp_path, [{'chip': [0, 1, 2]}], lambda p: p['chip'])
+    assert rows.n.tolist()==[3] and rows['mean'].tolist()==[1.]
+
+def test_null_is_a_setting_and_what_is_left_out_the_default(tmp_path):
+    rows = summary_of(tmp_path, [{'hardware.adc_bits': [None, 4, 6], 'run.seed': [0, 1]}, {'run.seed': [0, 1]}], lambda p: {None: 0, 4: 9, 6: 100}[p['hardware.adc_bits']]+p['run.seed'])
+    assert rows['hardware.adc_bits'].tolist()==['null', '4.0', '6.0'] and rows['mean'].tolist()==[.5, 9.5, 100.5] and rows.n.tolist()==[2, 2, 2]
+
+def test_infinity_and_its_word_are_one_point():
+    assert check_point({'hardware.gain': 'inf'})==check_point({'hardware.gain': float('inf')})
+    assert PipelineConfig().changed({k: v for k,v in check_point({'hardware.gain': 'inf'}).items() if k!='chip'}).hardware.gain==float('inf')
+
+def test_a_section_as_a_value_is_refused_before_anything_is_computed():
+    for section in ({'epochs': 3}, {}):
+        with pytest.raises(ConfigError, match='such as model.epochs'): _points_of(SweepSpec(study='pipeline', grids=[{'model': [section]}]))

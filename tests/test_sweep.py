@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from analognn.core import AnalogError, ConfigError, EngineError, as_done, pmap
-from analognn.sweep import grid, load_spec, load_sweep, run_study, run_sweep
+from analognn.sweep import _points_of, grid, load_spec, load_sweep, run_study, run_sweep
 
 def square(x): return x*x
 
@@ -97,6 +97,29 @@ def test_bad_input_is_refused(tmp_path):
                         (lambda: load_sweep(tmp_path/'other.db'), AnalogError)]:
         with pytest.raises(error): call()
     assert (tmp_path/'text').read_text().startswith('no table') and not (tmp_path/'new.db').exists()
+
+def scale(a, k): return a*k
+
+def test_a_table_tells_functions_apart(tmp_path):
+    "Another partial, another module's function of the same name, or a lambda would be given points that are not its own"
+    points, path = grid(a=[1, 2]), tmp_path/'p.db'
+    once = lambda **bound: run_sweep(partial(scale, **bound), points, path, **alone).value.tolist()
+    assert once(k=1)==once(k=1)==[1, 2]
+    for bound in (dict(k=10), dict(k=1.5)):
+        with pytest.raises(ConfigError, match='holds the points of .*scale with'): once(**bound)
+    namesake = lambda: 0
+    namesake.__qualname__, namesake.__module__ = square.__qualname__, 'another'
+    run_sweep(square, grid(x=[1]), tmp_path/'s.db', **alone)
+    with pytest.raises(ConfigError, match='holds the points of'): run_sweep(namesake, grid(x=[1]), tmp_path/'s.db', **alone)
+    assert run_sweep(lambda a: a, points, tmp_path/'l.db', **alone).value.tolist()==[1, 2]
+    with pytest.raises(ConfigError, match='a lambda has no name'): run_sweep(lambda a: 10*a, points, tmp_path/'l.db', **alone)
+
+def test_what_a_partial_binds_must_fit_json(tmp_path):
+    with pytest.raises(ConfigError, match='the partial binds'): run_sweep(partial(scale, k=print), grid(a=[1]), tmp_path/'p.db', **alone)
+
+def test_an_argument_named_as_a_column_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="argument 'failure'"): run_sweep(show, grid(failure=[1]), tmp_path/'t.db', **alone)
+    assert not (tmp_path/'t.db').exists()
 
 # Killed
 
@@ -253,3 +276,7 @@ def test_all_points_of_a_spec_share_what_is_common(tmp_path):
     assert load_spec(tmp_path/'s.yaml').common==dict(task='field', epochs=3)
     (tmp_path/'s.yaml').write_text('study: geosparse\ncommon: {tusk: field}\ngrids: [{seed: [0, 1]}]')
     with pytest.raises(ConfigError, match='tusk: unknown key'): load_spec(tmp_path/'s.yaml')
+
+def test_a_point_that_a_spec_names_twice_is_there_once(tmp_path):
+    (tmp_path/'s.yaml').write_text('study: geosparse\ncommon: {task: field}\ngrids: [{seed: [0, 1]}, {seed: [1, 2], task: [field]}]')
+    assert [p['seed'] for p in _points_of(load_spec(tmp_path/'s.yaml'))]==[0, 1, 2]

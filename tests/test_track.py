@@ -75,6 +75,8 @@ def test_bad_compositions_are_refused(folder, name, overrides, said):
     with pytest.raises(ConfigError, match=re.escape(said)): compose(PipelineConfig, folder, name, overrides)
 
 @pytest.mark.parametrize('text', ['run: {_target_: os.system, _args_: ["touch done"]}', 'hydra: {callbacks: {x: {_target_: os.system, command: "touch done"}}}',
+                                  'dataset: {name: "${${dataset.root}:touch done}", root: shell}', 'dataset: {name: "${ ${dataset.root}:touch done}", root: shell}', 'defaults: [_self_, {x: "${shell:b}"}]',
+                                  'defaults: [_self_, {hardware: "${oc.env:HOME}"}]', 'dataset: {root: "${shell:${dataset.name}}"}', 'dataset: {root: "$${dataset.name}{shell:touch done}"}',
                                   'dataset: {root: "${oc.env:HOME}"}', 'dataset: {root: "a${oc.decode:1}"}', 'dataset: {root: "${shell:touch done}"}', 'run: !!python/object/apply:os.system ["touch done"]'])
 def test_nothing_in_the_files_is_executed(folder, monkeypatch, text):
     from omegaconf import OmegaConf
@@ -90,11 +92,23 @@ def test_nothing_in_the_files_is_executed(folder, monkeypatch, text):
     finally: OmegaConf.clear_resolver('shell')
     assert not called and not (folder/'done').exists()
 
+def test_an_override_calls_nothing(folder, monkeypatch):
+    monkeypatch.setenv('WHICH', 'good')
+    for override in ('hardware=${oc.env:WHICH}', 'hardware.mismatch=${oc.env:WHICH}', '+dataset.name="${${run.engine}:WHICH}"'):
+        with pytest.raises(ConfigError): compose(PipelineConfig, folder, overrides=[override])
+
+def test_inside_of_hydra_nothing_is_composed(folder):
+    import hydra
+    with hydra.initialize_config_dir(str(folder), version_base='1.3'):
+        with pytest.raises(ConfigError, match='initialised already'): compose(PipelineConfig, folder)
+        assert hydra.compose('config').run.repeats==3
+
 def test_hydra_is_left_as_it_was(folder):
     from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
     compose(PipelineConfig, folder)
     with pytest.raises(ConfigError): compose(PipelineConfig, folder, 'missing')
-    assert not GlobalHydra.instance().is_initialized()
+    assert OmegaConf.has_resolver('oc.env') and not GlobalHydra.instance().is_initialized()
 
 # plotly
 
@@ -122,3 +136,13 @@ def test_run_is_tracked_and_overridden(mlflow, tmp_path):
     client = mlflow.MlflowClient(tracking_uri=f'sqlite:///{tmp_path}/runs.db')
     run, = client.search_runs([client.get_experiment_by_name('analognn').experiment_id])
     assert run.data.params['hardware.mismatch']=='0.02' and run.info.status=='FINISHED'
+
+def test_a_store_that_is_none_is_found_before_the_run(mlflow, tmp_path):
+    done = subprocess.run([*program, 'run', '--out', 'out', '--engine', 'nodal', '--track', 'mlflow:nowhere://here'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode==1 and 'nowhere' in done.stderr and 'Traceback' not in done.stderr and not (tmp_path/'out').exists()
+
+def test_what_could_not_be_logged_is_not_lost(mlflow, monkeypatch, tmp_path):
+    from analognn import cli, track
+    def down(folder, uri): raise AnalogError('MLflow is down')
+    monkeypatch.setattr(track, 'log_mlflow', down)
+    with pytest.raises(AnalogError, match=r"MLflow is down; the run is finished, and log_mlflow\('there'.* logs it"): cli._tracker(f'mlflow:sqlite:///{tmp_path}/runs.db')('there')
