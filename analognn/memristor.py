@@ -40,13 +40,16 @@ def windowed(up, # Drive towards 1, 1/s, not negative
     return up*(1-x.clamp(min=0.)**(2*window)) - down*(1-(1-x).clamp(min=0.)**(2*window))
 
 # %% ../nbs/37_memristor.ipynb #4d1f9a2c
+def _within(x): return x.clamp(-1e-12, 1+1e-12)      # What rounding takes past a bound keeps its slopes
+
+# %% ../nbs/37_memristor.ipynb #06f1a43c
 def vteam_current(v, # Volts from a to b
                   x, # State, 0 to 1
                   r_on, r_off, # Ohms at the ends
                   **_ # Parameters of the rate
                  ): # Amperes
     "Ohm's law, by the state clipped to its bounds"
-    return v/(r_on+(r_off-r_on)*x.clamp(0., 1.))
+    return v/(r_on+(r_off-r_on)*_within(x))
 
 def vteam_rate(v, # Volts from a to b
                x, # State
@@ -91,7 +94,7 @@ class VTEAM(Memristor):
 # %% ../nbs/37_memristor.ipynb #31cdbc82
 _per_volt = 1.602176634e-19/1.380649e-23     # q/k, kelvin per volt
 
-def _gap(x, gap_min, gap_max): return gap_min+(gap_max-gap_min)*x.clamp(0., 1.)
+def _gap(x, gap_min, gap_max): return gap_min+(gap_max-gap_min)*_within(x)
 
 def filament_current(v, # Volts from a to b
                      x, # State, 0 to 1
@@ -155,14 +158,14 @@ def varied(cell:Memristor, # Its parameters are the medians
     factors = {k: torch.exp(s*torch.randn(n_devices, 1, generator=generator, dtype=torch.float64)) for k,s in spread.items()}
     return replace(cell, **{k: getattr(cell, k)*f for k,f in factors.items()})
 
-def pulse_circuit(cell:Memristor, # The device
+def pulse_circuit(cell:Memristor, # The device; it is placed between nodes a and 0
                   volt:float, # Of a writing pulse
                   width:float, # Seconds at that voltage; edges take a tenth of it
                   v_read:float # Volts of a reading pulse, of a fifth of the width
                  )->Circuit:
     "A device under two sources, one after the other: reads from 0 to .4, writes from .4 to 1.6 widths, again and again"
     def pulse(v, td, pw): return Pulse(0., v, td=td*width, tr=.1*width, tf=.1*width, pw=pw*width, per=1.6*width)
-    return Circuit('pulses').V('read', cell.a, 'between', pulse(v_read, 0., .2)).V('write', 'between', cell.b, pulse(volt, .4, 1.)).add(cell)
+    return Circuit('pulses').V('read', 'a', 'between', pulse(v_read, 0., .2)).V('write', 'between', '0', pulse(volt, .4, 1.)).add(replace(cell, a='a', b='0'))
 
 def _one_way(cell, n, volt, width, v_read):
     "Conductances (1+n, devices), the state after them (devices, 1)"
@@ -170,7 +173,14 @@ def _one_way(cell, n, volt, width, v_read):
     t = (torch.arange(n+1, dtype=torch.float64)[:, None]*1.6+at).flatten()[:n*len(at)+4]
     sol = transient(pulse_circuit(cell, volt, width, v_read), t=torch.nn.functional.pad(t, (1, 0))*width)
     i, x = (v.reshape(-1, len(sol.t)) for v in (sol.current('read'), sol[cell.state]))
-    return (-i[:, 2::len(at)]/v_read).T, x[:, -1:].clamp(0., 1.)
+    last = _within(x[:, -1:])
+    return (-i[:, 2::len(at)]/v_read).T, last+(last.clamp(0., 1.)-last).detach()
+
+def _direction(cell, volt, v_read):
+    "Above 0 where a voltage raises the conductance of a state half way, below where it lowers it"
+    p, v, x = {k: getattr(cell, k) for k in cell.parameters()}, *torch.tensor([[v_read, v_read, volt], [.6, .4, .5]], dtype=torch.float64)
+    high, low = (cell.current(v[k], x[k], **p)/v_read for k in (0, 1))
+    return cell.rate(v[2], x[2], **p)*(high-low)
 
 def pulse_response(cell:Memristor, # Parameters may be (n_devices, 1); it begins at its `x0`
                    n_up:int, # Pulses that raise the conductance
@@ -183,6 +193,8 @@ def pulse_response(cell:Memristor, # Parameters may be (n_devices, 1); it begins
     "Conductances under a train of pulses, by the time-domain engine"
     if min(n_up, n_down)<1: raise ConfigError(f"n_up is {n_up} and n_down {n_down}; allowed: 1 or more pulses")
     if not (0<width<float('inf') and v_read): raise ConfigError(f"width is {width} and v_read {v_read}; allowed: a finite width above 0, a voltage other than 0")
+    if (_direction(cell, v_up, v_read)<0).any(): raise ConfigError(f"v_up is {v_up}, which lowers the conductance of {cell.label}; allowed: voltages that raise it, or leave it")
+    if (_direction(cell, v_down, v_read)>0).any(): raise ConfigError(f"v_down is {v_down}, which raises the conductance of {cell.label}; allowed: voltages that lower it, or leave it")
     up, x = _one_way(cell, n_up, v_up, width, v_read)
     down, _ = _one_way(replace(cell, x0=x), n_down, v_down, width, v_read)
     return torch.cat([up, down[1:]])

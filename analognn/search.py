@@ -329,7 +329,8 @@ def open_study(objectives:int, # How many costs, all to be made small
               ): # Optuna's `Study`
     "A study named 'search' in a database of its own"
     import optuna
-    storage = None if file is None else f'sqlite:///{Path(file).resolve()}'
+    from sqlalchemy import URL
+    storage = None if file is None else URL.create('sqlite', database=str(Path(file).resolve())).render_as_string()
     with _quiet(): return optuna.create_study(storage=storage, study_name='search', directions=['minimize']*objectives, load_if_exists=True)
 
 def _told(study):
@@ -394,12 +395,14 @@ def search_candidates(cfg:SearchConfig, study, # Of `open_study(4)`
 
 def candidates_table(study # Of `search_candidates`
                     ): # DataFrame: trial, candidate, its fields, stopped, early looks, objectives, front
-    "What a search has found, trial by trial"
+    "What a search has found, trial by trial; trials that were killed are not counted"
     import pandas as pd
     rows = []
-    for t in _computed(study):
+    for number, t in enumerate(_told(study)):
+        if 'notes' not in t.user_attrs: continue
         n = t.user_attrs['notes']
-        rows.append(dict(trial=t.number, candidate=t.user_attrs['candidate'], **n['fields'], stopped=n['final'] is None, **{f'look_{o}': v for o, v in n['look'].items()}, **(n['final'] or dict.fromkeys(Objectives._fields, math.nan))))
+        rows.append(dict(trial=number, candidate=t.user_attrs['candidate'], **n['fields'], stopped=n['final'] is None, **{f'look_{o}': v for o, v in n['look'].items()}, **(n['final'] or dict.fromkeys(Objectives._fields, math.nan))))
+    if not rows: raise ConfigError("study holds no candidate; allowed: one that `search_candidates` has filled")
     table = pd.DataFrame(rows).assign(front=False)
     table.loc[~table.stopped, 'front'] = pareto_front(table_costs(table[~table.stopped]))
     return table

@@ -125,6 +125,20 @@ def test_compiled_is_plain_with_gradients(cls, lanes):
     assert (exact-plain).abs().max()<1e-9*exact.abs().max()
     assert torch.autograd.gradcheck(ask, one, eps=1e-6, atol=1e-8, rtol=1e-4)
 
+@classes
+@pytest.mark.parametrize('compiled', [True, False])
+@pytest.mark.parametrize('x0, inwards', [(0., 1), (1., -1)])
+@pytest.mark.parametrize('amplitude', [1.4, -1.4])
+def test_states_at_a_bound_keep_their_slopes(cls, compiled, x0, inwards, amplitude):
+    "Rounding takes a state past its bound by 1e-16 or less"
+    def ask(x0):
+        sol = transient(driven(cell(cls, x0=x0), amplitude), 1e-6, 1e-8, tol=1e-11, compiled=compiled)
+        return sol['b'].mean()+sol['state_1'].mean()
+    at = number(x0).requires_grad_()
+    exact, = torch.autograd.grad(ask(at), at)
+    with torch.no_grad(): beside = (ask(at+inwards*1e-6)-ask(at))/(inwards*1e-6)
+    assert exact.item()==pytest.approx(beside.item(), rel=1e-5)
+
 def test_gradient_at_rest():
     f = lambda x0, v_0, gap_max, r: solve(Circuit('c').V('in', 'a', '0', 1.).R('1', 'a', 'b', r*1e3).add(cell(StanfordPKU, x0=x0, v_0=v_0, gap_max=gap_max)))['b']
     assert torch.autograd.gradcheck(f, [number(v).requires_grad_() for v in (.3, .25, 1., 1.)])
@@ -212,6 +226,26 @@ def test_pulse_response_has_gradients():
 @pytest.mark.parametrize('how, said', [(dict(n_up=0), 'n_up is 0'), (dict(width=-1.), 'width is -1'), (dict(v_read=0.), 'v_read 0'), (dict(width=float('inf')), 'width')])
 def test_bad_trains_are_named(how, said):
     with pytest.raises(ConfigError, match=said): pulse_response(lab, **dict(n_up=2, n_down=2, **short) | how)
+
+@pytest.mark.parametrize('cls, up', [(VTEAM, -.9), (StanfordPKU, .9)])
+def test_pulses_of_the_wrong_sign_are_refused(cls, up):
+    for x0 in (0., .5, 1.):
+        how = dict(n_up=2, n_down=2, width=1e-6)
+        with pytest.raises(ConfigError, match='v_up is .*, which lowers the conductance of Bmem_1'): pulse_response(cell(cls, x0=x0), v_up=-up, v_down=-up, **how)
+        with pytest.raises(ConfigError, match='v_down is .*, which raises the conductance of Bmem_1'): pulse_response(cell(cls, x0=x0), v_up=up, v_down=up, **how)
+        pulse_response(cell(cls, x0=x0), v_up=0., v_down=0., v_read=-.1, **how)       # no voltage is none of the wrong sign
+
+def test_a_train_of_pulses_does_not_ask_for_names_of_nodes():
+    g = pulse_response(lab, 3, 3, **short)
+    for a, b in (('p', 'n'), ('between', '0'), ('0', 'a')): assert torch.equal(pulse_response(replace(lab, a=a, b=b), 3, 3, **short), g)
+
+def test_a_train_that_begins_at_a_bound_has_its_gradient():
+    "The state is handed from the pulses up to those down"
+    def ask(x0): return pulse_response(StanfordPKU('1', 'a', '0', x0=x0, gap_min=.6, gap_max=1.2, window=1.), 3, 3, v_up=.8, v_down=-.8, width=1e-6).mean()*1e5
+    at = number(0.).requires_grad_()
+    exact, = torch.autograd.grad(ask(at), at)
+    with torch.no_grad(): beside = (ask(at+1e-6)-ask(at))/1e-6
+    assert exact.item()==pytest.approx(beside.item(), rel=1e-4) and abs(beside)>1e-2
 
 def test_bad_spreads_are_named():
     with pytest.raises(ConfigError, match='k_off'): varied(lab, dict(k_of=.1), 3, generator=stream(0))

@@ -113,21 +113,33 @@ def test_no_candidate_is_computed_twice_and_a_small_space_ends():
 def test_same_seed_same_search_and_interruptions_change_nothing(tmp_path, method):
     (*_, whole), (*_, other) = searched(method=method), searched(method=method, seed=1)
     assert whole.equals(searched(method=method)[2]) and not whole.equals(other)
-    for trials in (1, 5, 8): search_candidates(SearchConfig.make(small | dict(method=method, trials=trials)), open_study(4, tmp_path/'s.db'))
+    for trials in (1, 5, 8):
+        study = open_study(4, tmp_path/'s.db')
+        study.ask()                                     # as if killed
+        search_candidates(SearchConfig.make(small | dict(method=method, trials=trials)), study)
     assert candidates_table(open_study(4, tmp_path/'s.db')).equals(whole)
+
+@pytest.mark.parametrize('name', ['a?b.db', 'a#b%41.db', 'a{b}.db'])
+def test_a_study_is_kept_in_the_file_that_was_named(tmp_path, name):
+    open_study(1, tmp_path/name)
+    assert [p.name for p in tmp_path.iterdir()]==[name]
+
+def test_a_study_without_candidates_has_no_table():
+    with pytest.raises(ConfigError, match='study holds no candidate'): candidates_table(open_study(4))
 
 script = '''
 import sys, time
-from analognn.search import open_study, search_trials
+from analognn.search import Objectives, open_study, search_trials
 
 def genes(trial): return tuple(trial.suggest_int(k, 0, 15) for k in 'ab')
 
 def slow(c, finished):
     time.sleep(.05)
     with open(sys.argv[2], 'a') as f: f.write(f'{c}\\n')
-    return [c[0], (c[1]-c[0])**2/9+abs(7-c[1])], dict(finished=len(finished))
+    o = Objectives(1-c[0]/16, 1-abs(c[1]-c[0])/16, 1+c[1], 17-c[0])
+    return o.costs(), dict(fields=dict(a=c[0], b=c[1]), look=o._asdict(), final=o._asdict(), finished=len(finished))
 
-def go_on(file): search_trials(open_study(2, file), 24, genes, slow, population=4, seed=3)
+def go_on(file): search_trials(open_study(4, file), 24, genes, slow, population=4, seed=3)
 
 if __name__=='__main__': go_on(sys.argv[1])
 '''
@@ -148,9 +160,10 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatc
     go_on = runpy.run_path(str(tmp_path/'s.py'))['go_on']
     monkeypatch.setattr(sys, 'argv', ['', '', str(log)]); go_on(db)
     monkeypatch.setattr(sys, 'argv', ['', '', str(once)]); go_on(tmp_path/'whole.db')
-    told = lambda file: [(t.params, t.values, t.user_attrs) for t in open_study(2, file).trials if t.state.name!='FAIL']
+    told = lambda file: [(t.params, t.values, t.user_attrs) for t in open_study(4, file).trials if t.state.name!='FAIL']
     killed, whole = told(db), told(tmp_path/'whole.db')
     assert sum(1 for t in killed if t[1])==24 and killed==whole
+    assert candidates_table(open_study(4, db)).equals(candidates_table(open_study(4, tmp_path/'whole.db')))
     lines, wanted = log.read_text().splitlines(), once.read_text().splitlines()
     assert set(lines)==set(wanted) and len(wanted)==24 and len(lines)<=24+1       # a kill repeats what was running, no more
 
