@@ -318,7 +318,7 @@ def test_sweep_from_the_shell(tmp_path, capsys):
     manifest = read_json(tmp_path/'a'/'manifest.json')
     assert manifest['finished'] and manifest['environment']['versions']['torch'] and {p['amp'] for p in manifest['parameters']}=={'none'}
     assert all(p['params']>0 and abs(p['mismatch'])<.05 and p['within_1_percent']==(abs(p['mismatch'])<=.01) for p in manifest['parameters'])
-    code = f"import sys; from analognn import geo_study, sweep; n = []\ndef stop(**p):\n    n.append(1)\n    if len(n)>3: raise KeyboardInterrupt\n    return geo_study.geo_point(**p)\nstop.__qualname__ = 'geo_point'\ngeo = sweep._studies['geosparse']; sweep._studies['geosparse'] = (stop, *geo[1:])\nsweep.run_study(sweep.load_spec({str(tmp_path/'spec.yaml')!r}), {str(tmp_path/'b')!r}, n_workers=1, progress=False)"
+    code = f"import sys; from analognn import geo_study, sweep; n = []\ndef stop(**p):\n    n.append(1)\n    if len(n)>3: raise KeyboardInterrupt\n    return geo_study.geo_point(**p)\nstop.__qualname__, stop.__module__ = 'geo_point', 'analognn.geo_study'\ngeo = sweep._studies['geosparse']; sweep._studies['geosparse'] = (stop, *geo[1:])\nsweep.run_study(sweep.load_spec({str(tmp_path/'spec.yaml')!r}), {str(tmp_path/'b')!r}, n_workers=1, progress=False)"
     assert b'KeyboardInterrupt' in subprocess.run([sys.executable, '-c', code], capture_output=True).stderr
     assert len(load_sweep(tmp_path/'b'/'points.db'))==3
     assert main(['sweep', str(tmp_path/'spec.yaml'), '--out', str(tmp_path/'b'), '--workers', '2'])==0
