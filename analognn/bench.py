@@ -486,6 +486,6 @@ def bench_imports(mode:str # 'quick', 'default' or 'full'
                  )->Race:
     "What importing a library costs on top of torch, each time in a fresh process"
     start = lambda code: lambda: subprocess.run([sys.executable, '-c', 'import torch; '+code], check=True)
-    which = dict(quick=('torch', 'pandas', 'iris')).get(mode, _imports)
+    which = dict(quick=('torch', 'pandas')).get(mode, _imports)
     contenders = {('torch alone' if name=='torch' else name): start(_imports[name]) for name in which}
     return race(contenders, rounds=dict(quick=1, default=5, full=25)[mode], warmup=0, min_time=0.)

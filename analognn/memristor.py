@@ -245,12 +245,14 @@ def _validated(job):
     except AnalogError: return float('inf')
     return error if error==error else float('inf')
 
+def _models(mode): return dict(quick=['VTEAM']).get(mode, list(_lab()))
+
 @bench('memristor_fit')
-def bench_memristor_fit(mode:str # 'quick' (two classes), 'default' or 'full' (all)
+def bench_memristor_fit(mode:str # 'quick' (two classes, one model), 'default' or 'full' (all)
                        )->dict:
     "Device classes fitted to the pulse responses of memristors"
     result, kinds = {}, dict(quick=('LinearStep', 'PiecewiseStep')).get(mode, tuple(_classes))
-    for name in _lab():
+    for name in _models(mode):
         fit_part, others, test = _parts(name)
         errors = dict(zip(kinds, pmap(_validated, [(fit_part, others, kind) for kind in kinds])))
         best = min(errors, key=errors.get)
@@ -280,7 +282,7 @@ def bench_memristor_training(mode:str # 'quick' (one model), 'default' or 'full'
                             )->dict:
     "Digits learned by devices fitted to memristors, beside the idealized device and floating point: test accuracy of seeds"
     epochs, rates, seeds = dict(quick=(1, (1.,), 2), default=(4, (.3, 1., 3.), 5), full=(20, (.1, .3, 1., 3.), 10))[mode]
-    devices = {name: _fitted(_parts(name)[0], 'PiecewiseStep') for name in dict(quick=['VTEAM']).get(mode, list(_lab()))}
+    devices = {name: _fitted(_parts(name)[0], 'PiecewiseStep') for name in _models(mode)}
     kinds = {('floating point', 'SGD'): None, ('idealized', 'SGD'): preset('Idealized')} | {(name, rule): device for name, device in devices.items() for rule in _rules}
     tries = [(kind, (kinds[kind], kind[1], changes, lr)) for kind in kinds for changes in _rules[kind[1]][1] for lr in rates]
     scores = pmap(_learned, [(*how, 0, epochs) for _, how in tries])
@@ -360,7 +362,7 @@ def _compared(seed):
 def bench_transients(mode:str # 'quick', 'default' or 'full'
                     )->dict:
     "Random transients of all kinds of components: our engine against ngspice"
-    n = dict(quick=20, default=300, full=1000)[mode]
+    n = dict(quick=8, default=300, full=1000)[mode]
     seen = [_compared(seed) for seed in tqdm(range(n), desc='transients')]
     errors, refused = torch.tensor([e for e, _ in seen if e is not None], dtype=torch.float64), [words for e, words in seen if e is None]
     kinds = Counter(type(c).__name__ for seed in range(n) for c in random_transient(seed))

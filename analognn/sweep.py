@@ -200,10 +200,10 @@ def _busy(backend, n_points, n_workers=2):
     return {'points': n_points, 'seconds': whole, 'busy, from the call to the return': spent/n_workers/whole, "busy, from each worker's first point on": spent/there}, t['sum'].tolist()
 
 @bench('sweep')
-def bench_sweep(mode:str # 'quick', 'default' or 'full': 60, 200 or 1000 points
+def bench_sweep(mode:str # 'quick' (without clusters), 'default' or 'full': 60, 200 or 1000 points
                )->dict: # Shares by backend, and whether all backends gave the same bits
     "How busy two workers of a sweep are"
     n = dict(quick=60, default=200, full=1000)[mode]
-    backends = ('loky', 'threading', *(b for b, library in (('dask', 'distributed'), ('ray', 'ray')) if find_spec(library)))
+    backends = ('loky', 'threading', *(b for b, library in (('dask', 'distributed'), ('ray', 'ray')) if mode!='quick' and find_spec(library)))
     found = {b: _busy(b, n) for b in backends}
     return {b: shares for b,(shares, _) in found.items()} | {'same bits from all': all(v==found['loky'][1] for _,v in found.values())}
