@@ -187,7 +187,8 @@ def dies(i):
 
 def test_a_local_worker_that_dies_is_an_error_and_what_was_done_stays(tmp_path):
     with pytest.raises(EngineError, match='worker process died'): run_sweep(dies, grid(i=[0, 1, 2, 3]), tmp_path/'t.db', 2, progress=False)
-    assert set(load_sweep(tmp_path/'t.db').value)<={0, 2, 3} and load_sweep(tmp_path/'t.db').failure.isna().all()
+    done = load_sweep(tmp_path/'t.db')                 # the worker may die before any other point is done
+    assert done.empty or set(done.value)<={0, 2, 3} and done.failure.isna().all()
 
 @pytest.mark.parametrize('how, said', [(dict(backend='slurm'), "backend is 'slurm'; allowed: loky, threading, dask, ray"), (dict(address='tcp://a:1'), 'address'), (dict(backend='loky', address='tcp://a:1'), 'address'),
                                        (dict(n_workers=-1), 'n_workers is -1')])
